@@ -1,0 +1,94 @@
+"""The contract: a fine-tuning method is six calls, named after lines of an ordinary training loop.
+
+    method.setup(model, context)                          # once, before the optimizer exists
+    optimizer = method.create_optimizer(model, context)
+    for batch in loader:
+        outputs = model(**batch)
+        loss = outputs.loss + method.extra_loss(model, batch, outputs)
+        loss.backward()
+        method.after_backward(model)                      # gradients complete, not yet clipped
+        clip_grad_norm_(model.parameters(), max_grad_norm)
+        optimizer.step()
+        method.after_step(model, optimizer)               # weights just moved
+        scheduler.step()
+        optimizer.zero_grad()
+    method.finalize(model)                                # a plain architecture again
+
+`training_loop.train` is this loop; `trainer.MethodTrainer` makes the same six calls inside `transformers.Trainer`.
+A method overrides the calls it needs and leaves the others alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from finetune_reg.parameter_groups import weight_decay_groups
+
+
+@dataclass(frozen=True)
+class TrainingContext:
+    """What a method may need to know about the run, and nothing it may change.
+
+    Attributes:
+        train_dataset: encoded training examples, as the collate function takes them.
+        collate: builds a padded batch of tensors, with `labels`, from a list of examples.
+        batch_size: examples per optimizer update (micro-batch size times accumulation steps).
+        learning_rate: peak learning rate.
+        weight_decay: decoupled decay toward zero on weight matrices; biases and norms are exempt.
+        n_updates: optimizer updates in the whole run.
+        seed: seed of the noise (dropout, masks) drawn while training.
+        betas, epsilon: Adam's constants.
+    """
+
+    train_dataset: Sequence[Mapping[str, Any]]
+    collate: Callable[[list[Mapping[str, Any]]], Mapping[str, torch.Tensor]]
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    n_updates: int
+    seed: int = 0
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+
+
+@dataclass
+class FineTuningMethod:
+    """Base of all methods. Its fields are the hyperparameters; every call does nothing by default."""
+
+    replaces_weight_decay: ClassVar[bool] = False  # True: the method decays elsewhere, so decay toward zero is off
+
+    def setup(self, model: nn.Module, context: TrainingContext) -> None:
+        """Prepare the model: snapshots, surgery, statistics. Called once, before the optimizer exists."""
+
+    def create_optimizer(self, model: nn.Module, context: TrainingContext) -> torch.optim.Optimizer:
+        """Build the optimizer: AdamW with bias correction, weight decay on matrices only."""
+        decay = 0.0 if self.replaces_weight_decay else context.weight_decay
+        return torch.optim.AdamW(
+            weight_decay_groups(model, decay),
+            lr=context.learning_rate,
+            betas=context.betas,
+            eps=context.epsilon,
+        )
+
+    def extra_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor | float:
+        """Return the scalar that is added to the task loss. Called in training only."""
+        return 0.0
+
+    def after_backward(self, model: nn.Module) -> None:
+        """Read or change the gradients: complete (all micro-batches), not yet clipped."""
+
+    def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Act on weights that have just moved; `optimizer` still holds the learning rate of that step."""
+
+    def finalize(self, model: nn.Module) -> None:
+        """Undo all surgery, so that `save_pretrained` writes a plain checkpoint."""
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The constructor's arguments by name, ready for JSON."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.init}

@@ -1,0 +1,49 @@
+"""Vanilla fine-tuning: AdamW on the task loss, every call of the contract left alone.
+
+**Idea.** The baseline of all five papers. With `dropout=0.0` it is also the control that any method which switches
+dropout off has to beat: otherwise the gain may be the missing dropout.
+
+**Where it acts.** Nowhere; with `dropout` given, `setup` sets the rates and `finalize` restores them.
+
+**Reference.** Devlin, Chang, Lee, Toutanova. BERT: Pre-training of Deep Bidirectional Transformers for Language
+Understanding. NAACL 2019, arXiv:1810.04805.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from finetune_reg.errors import InputError
+from finetune_reg.method import FineTuningMethod, TrainingContext
+from finetune_reg.module_surgery import set_dropout
+
+
+@dataclass
+class Vanilla(FineTuningMethod):
+    """Fine-tune without a regularizer beyond dropout and weight decay.
+
+    Args:
+        dropout: rate for every dropout of the model, in [0, 1); None keeps the rates of the checkpoint.
+
+    Raises:
+        InputError: a rate outside [0, 1).
+    """
+
+    dropout: float | None = None
+    _undo: ExitStack = field(default_factory=ExitStack, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.dropout is not None and not 0.0 <= self.dropout < 1.0:
+            raise InputError(f"Vanilla needs dropout in [0, 1), not {self.dropout}.")
+
+    def setup(self, model: nn.Module, context: TrainingContext) -> None:
+        """Set the dropout rates, if one is given."""
+        if self.dropout is not None:
+            set_dropout(model, self.dropout, self._undo)
+
+    def finalize(self, model: nn.Module) -> None:
+        """Put the dropout rates back."""
+        self._undo.close()

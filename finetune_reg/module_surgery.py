@@ -1,0 +1,100 @@
+"""Change modules of a loaded model, and change them back.
+
+Every function records its way back in a `contextlib.ExitStack`; closing the stack undoes all changes in
+reverse order. Replacements keep the very parameters of what they replace, so optimizers, tied weights and
+state-dict keys do not notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from torch import nn
+
+from finetune_reg.errors import InputError
+from finetune_reg.parameter_groups import backbone
+
+
+def replace_linears(
+    model: nn.Module,
+    select: Callable[[str, nn.Linear], bool],
+    build: Callable[[nn.Linear], nn.Linear],
+    undo: ExitStack,
+    *,
+    method: str,
+) -> list[str]:
+    """Replace each plain `nn.Linear` that `select(name, module)` accepts by `build(module)`.
+
+    A layer shared by several parents is replaced once, everywhere.
+
+    Returns:
+        The names of the replaced layers, in the model's order.
+
+    Raises:
+        InputError: nothing was selected, or a selected layer was already replaced by another method.
+    """
+    replacements: dict[int, nn.Linear] = {}
+    names = []
+    for parent_name, parent in list(model.named_modules()):
+        for child_name, child in list(parent.named_children()):
+            name = f"{parent_name}.{child_name}" if parent_name else child_name
+            if not isinstance(child, nn.Linear) or not select(name, child):
+                continue
+            if type(child) is not nn.Linear:
+                raise InputError(
+                    f"{method} cannot replace {name}: it is already a {type(child).__name__}. "
+                    "Use one method that replaces linear layers at a time."
+                )
+            if id(child) not in replacements:
+                replacements[id(child)] = build(child).train(child.training)
+            setattr(parent, child_name, replacements[id(child)])
+            undo.callback(setattr, parent, child_name, child)
+            names.append(name)
+    if not names:
+        raise InputError(
+            f"{method} found no nn.Linear to replace in {type(model).__name__}: it works on encoders built "
+            "from nn.Linear, and only before another method has replaced the layers."
+        )
+    return names
+
+
+def share_parameters(replacement: nn.Linear, linear: nn.Linear) -> None:
+    """Initialize `replacement`, a subclass of `nn.Linear`, around the parameters of `linear`."""
+    nn.Module.__init__(replacement)
+    replacement.in_features, replacement.out_features = linear.in_features, linear.out_features
+    replacement.weight, replacement.bias = linear.weight, linear.bias
+
+
+def set_dropout(model: nn.Module, probability: float, undo: ExitStack) -> None:
+    """Set every dropout rate of the model, attention probabilities and head included.
+
+    Modules stay in place and change their rate `p`, because attention kernels read the rate as a number;
+    rates that an attention module keeps as a plain float (`attention_dropout`) are set as well.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            undo.callback(setattr, module, "p", module.p)
+            module.p = probability
+        for attribute, value in list(vars(module).items()):
+            if "dropout" in attribute and isinstance(value, float):
+                undo.callback(setattr, module, attribute, value)
+                setattr(module, attribute, probability)
+
+
+def backbone_module_names(model: nn.Module) -> set[str]:
+    """Return the names in `model` of all modules inside the pretrained backbone."""
+    inside = {id(module) for module in backbone(model).modules()}
+    return {name for name, module in model.named_modules() if id(module) in inside}
+
+
+def feed_forward_expansion_names(model: nn.Module) -> set[str]:
+    """Return the names of the layers that widen their input outside attention: the first half of each MLP block."""
+    attention = tuple(
+        f"{name}." for name, module in model.named_modules() if "attention" in type(module).__name__.lower()
+    )
+    return {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features > module.in_features and not name.startswith(attention)
+    }

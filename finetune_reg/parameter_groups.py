@@ -1,0 +1,50 @@
+"""Which parameters belong together: decayed or not, pretrained backbone or fresh head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from finetune_reg.errors import InputError
+
+
+def weight_decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Split the trainable parameters into decayed matrices and undecayed vectors (biases, norms)."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def backbone(model: nn.Module) -> nn.Module:
+    """Return the pretrained part of a task model.
+
+    Raises:
+        InputError: the model has no part that transformers calls its base model.
+    """
+    base = getattr(model, "base_model", model)
+    if base is model:
+        raise InputError(
+            f"{type(model).__name__} does not separate a pretrained backbone from a task head: "
+            "load it with AutoModelForSequenceClassification."
+        )
+    return base
+
+
+def named_backbone_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield the trainable parameters of the pretrained backbone, with their names in `model`."""
+    pretrained = {id(parameter) for parameter in backbone(model).parameters()}
+    for name, parameter in model.named_parameters():
+        if id(parameter) in pretrained and parameter.requires_grad:
+            yield name, parameter
+
+
+def named_head_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield the trainable parameters outside the backbone: the freshly initialized task head."""
+    pretrained = {id(parameter) for parameter in backbone(model).parameters()}
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in pretrained and parameter.requires_grad:
+            yield name, parameter

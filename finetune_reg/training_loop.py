@@ -1,0 +1,116 @@
+"""The plain PyTorch loop with the six calls of a method, and evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils import clip_grad_norm_
+from transformers import get_linear_schedule_with_warmup
+
+from finetune_reg.method import FineTuningMethod, TrainingContext
+
+Batch = dict[str, torch.Tensor]
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss is no longer a finite number."""
+
+    def __init__(self, update: int, loss: float) -> None:
+        super().__init__(f"The loss is {loss} at update {update}: lower the learning rate.")
+        self.update, self.loss = update, loss
+
+
+@dataclass
+class Predictions:
+    """Model outputs over a data set: logits of shape (examples, labels) and labels of shape (examples,)."""
+
+    logits: np.ndarray
+    labels: np.ndarray
+
+
+def train(
+    model: nn.Module,
+    method: FineTuningMethod,
+    loader: Iterable[Batch],
+    context: TrainingContext,
+    *,
+    warmup_fraction: float = 0.1,
+    max_grad_norm: float = 1.0,
+    accumulation_steps: int = 1,
+    after_epoch: Callable[[int], Any] | None = None,
+) -> list[float]:
+    """Fine-tune `model` in place for `context.n_updates` updates.
+
+    The learning rate rises linearly over the first `warmup_fraction` of the updates and falls linearly to 0.
+    Noise (dropout, masks) is seeded after `setup`, so what a method draws there does not shift it.
+
+    Args:
+        loader: micro-batches of one epoch; iterated anew for each epoch.
+        accumulation_steps: micro-batches per update.
+        after_epoch: called with the number of finished epochs, for example to evaluate.
+
+    Returns:
+        The training loss of each update, extra loss included.
+
+    Raises:
+        TrainingDivergedError: a loss is not finite. The method is finalized all the same.
+    """
+    losses: list[float] = []
+    method.setup(model, context)
+    try:
+        torch.manual_seed(context.seed)
+        optimizer = method.create_optimizer(model, context)
+        n_warmup = math.ceil(warmup_fraction * context.n_updates)
+        scheduler = get_linear_schedule_with_warmup(optimizer, n_warmup, context.n_updates)
+        epoch = 0
+        while len(losses) < context.n_updates:
+            for micro_batches in _grouped(loader, accumulation_steps):
+                model.train()
+                update_loss = 0.0
+                for batch in micro_batches:
+                    batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+                    outputs = model(**batch)
+                    loss = (outputs.loss + method.extra_loss(model, batch, outputs)) / len(micro_batches)
+                    loss.backward()
+                    update_loss += loss.item()
+                if not math.isfinite(update_loss):
+                    raise TrainingDivergedError(len(losses) + 1, update_loss)
+                method.after_backward(model)
+                clip_grad_norm_(model.parameters(), max_grad_norm)
+                optimizer.step()
+                method.after_step(model, optimizer)
+                scheduler.step()
+                optimizer.zero_grad()
+                losses.append(update_loss)
+                if len(losses) == context.n_updates:
+                    break
+            epoch += 1
+            if after_epoch is not None:
+                after_epoch(epoch)
+    finally:
+        method.finalize(model)
+    return losses
+
+
+@torch.no_grad()
+def predict(model: nn.Module, loader: Iterable[Batch]) -> Predictions:
+    """Run the model over a loader in evaluation mode; the order is the loader's."""
+    model.eval()
+    logits, labels = [], []
+    for batch in loader:
+        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        labels.append(batch.pop("labels").cpu())
+        logits.append(model(**batch).logits.float().cpu())
+    return Predictions(torch.cat(logits).numpy(), torch.cat(labels).numpy())
+
+
+def _grouped(loader: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    batches = iter(loader)
+    return iter(lambda: list(islice(batches, size)), [])

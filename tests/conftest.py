@@ -1,0 +1,36 @@
+"""Tiny encoders and batches; no network; one torch thread."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+from tiny_encoders import ENCODERS, tiny_dataset, tiny_encoder
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(params=ENCODERS)
+def architecture(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def encoder(architecture):
+    return tiny_encoder(architecture)
+
+
+@pytest.fixture
+def dataset():
+    return tiny_dataset()
+
+
+def pytest_collection_modifyitems(items):
+    glue = os.environ.get("FINETUNE_REG_GLUE")
+    for item in items:
+        if item.get_closest_marker("glue") and not glue:
+            item.add_marker(pytest.mark.skip(reason="FINETUNE_REG_GLUE is not set"))

@@ -1,0 +1,133 @@
+"""MethodTrainer: when the calls come, what it refuses, and the gradient-accumulation trap of transformers v5."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_encoders import collate, tiny_encoder, without_dropout
+from training_hosts import method_trainer, train_in_loop, weights
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from finetune_reg.errors import InputError
+from finetune_reg.method import FineTuningMethod
+from finetune_reg.methods import Mixout, Vanilla
+from finetune_reg.trainer import MethodTrainer
+
+
+class Recorder(FineTuningMethod):
+    """Write down each call and what holds at that moment."""
+
+    def __init__(self):
+        self.calls = []
+
+    def setup(self, model, context):
+        self.calls.append(("setup", context.n_updates))
+
+    def create_optimizer(self, model, context):
+        self.calls.append(("create_optimizer", context.batch_size))
+        return super().create_optimizer(model, context)
+
+    def extra_loss(self, model, batch, outputs):
+        assert model.training
+        self.calls.append(("extra_loss", len(batch["labels"])))
+        return 0.0
+
+    def after_backward(self, model):
+        norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        self.calls.append(("after_backward", norm.item()))
+
+    def after_step(self, model, optimizer):
+        self.calls.append(("after_step", optimizer.param_groups[0]["lr"]))
+
+    def finalize(self, model):
+        self.calls.append(("finalize", None))
+
+
+def calls_in_trainer(dataset, folder, **arguments):
+    recorder = Recorder()
+    method_trainer(tiny_encoder("bert"), recorder, dataset, folder, **arguments).train()
+    return recorder.calls
+
+
+def test_six_calls_come_in_the_order_of_the_loop(dataset, tmp_path):
+    recorder = Recorder()
+    train_in_loop(tiny_encoder("bert"), recorder, dataset, accumulation_steps=2)
+    names = [name for name, _ in recorder.calls]
+    update = ["extra_loss", "extra_loss", "after_backward", "after_step"]
+    assert names == ["setup", "create_optimizer", *update * 6, "finalize"]
+    assert calls_in_trainer(dataset, tmp_path, accumulation_steps=2) == recorder.calls
+
+
+def test_gradients_in_after_backward_are_not_clipped(dataset, tmp_path):
+    clipped = calls_in_trainer(dataset, tmp_path, max_grad_norm=1e-3)
+    norms = [value for name, value in clipped if name == "after_backward"]
+    assert min(norms) > 1e-2
+
+
+def test_after_step_sees_the_learning_rate_of_that_step(dataset, tmp_path):
+    rates = [value for name, value in calls_in_trainer(dataset, tmp_path) if name == "after_step"]
+    assert rates == pytest.approx([0.0, 1e-3, 8e-4, 6e-4, 4e-4, 2e-4])
+
+
+class _GradientNorm(TrainerCallback):
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]).item()
+        control.should_training_stop = True
+
+
+@pytest.mark.parametrize("n_labels", [1, 2])
+def test_accumulated_gradients_equal_those_of_the_whole_batch(architecture, dataset, tmp_path, n_labels):
+    for example in dataset:
+        example["labels"] = example["labels"].float() if n_labels == 1 else example["labels"]
+    norms = []
+    for accumulation_steps in (1, 4):
+        model = tiny_encoder(architecture, **without_dropout(architecture), num_labels=n_labels)
+        trainer = method_trainer(
+            model, Vanilla(), dataset, tmp_path, accumulation_steps=accumulation_steps, max_grad_norm=0.0
+        )
+        norm = _GradientNorm()
+        trainer.add_callback(norm)
+        trainer.train()
+        norms.append(norm.norm)
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4)
+
+
+def test_evaluation_adds_no_extra_loss(dataset, tmp_path):
+    recorder = Recorder()
+    trainer = method_trainer(tiny_encoder("bert"), recorder, dataset, tmp_path)
+    trainer.evaluate(dataset)
+    assert recorder.calls == []
+
+
+def test_vanilla_equals_the_plain_trainer_up_to_its_fused_optimizer(dataset, tmp_path):
+    ours, theirs = tiny_encoder("bert"), tiny_encoder("bert")
+    arguments = method_trainer(ours, Vanilla(), dataset, tmp_path, optim="adamw_torch")
+    arguments.train()
+    Trainer(model=theirs, args=arguments.args, train_dataset=dataset, data_collator=collate).train()
+    for name, weight in weights(ours).items():
+        torch.testing.assert_close(weight, weights(theirs)[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"fp16": True}, "bf16"),
+        ({"auto_find_batch_size": True}, "fix the batch size"),
+    ],
+)
+def test_arguments_that_a_method_cannot_serve_are_refused(dataset, tmp_path, arguments, sentence):
+    with pytest.raises((InputError, ValueError), match=sentence):
+        method_trainer(tiny_encoder("bert"), Mixout(0.5), dataset, tmp_path, **arguments)
+
+
+def test_other_refusals_are_one_sentence_each(dataset, tmp_path):
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    with pytest.raises(InputError, match=r"Mixout\(0.9\)"):
+        MethodTrainer(model=tiny_encoder("bert"), args=arguments, method="mixout")
+    with pytest.raises(InputError, match="pass model"):
+        MethodTrainer(model_init=lambda: tiny_encoder("bert"), args=arguments, method=Vanilla())
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+    with pytest.raises(InputError, match="the method builds it"):
+        MethodTrainer(model=tiny_encoder("bert"), args=arguments, method=Vanilla(), optimizers=(optimizer, None))
+    with pytest.raises(InputError, match="Train anew"):
+        method_trainer(tiny_encoder("bert"), Vanilla(), dataset, tmp_path).train(resume_from_checkpoint=True)

@@ -1,0 +1,69 @@
+"""Train a tiny encoder with a method in each host, on the same batches in the same order."""
+
+from __future__ import annotations
+
+import torch
+from tiny_encoders import collate
+from torch.utils.data import DataLoader
+from transformers import TrainingArguments
+
+from finetune_reg.method import FineTuningMethod, TrainingContext
+from finetune_reg.trainer import MethodTrainer
+from finetune_reg.training_loop import train
+
+LEARNING_RATE, EPOCHS, BATCH_SIZE, SEED = 1e-3, 2, 8, 3
+
+
+def context(dataset, weight_decay: float = 0.01, batch_size: int = BATCH_SIZE, seed: int = SEED) -> TrainingContext:
+    return TrainingContext(
+        train_dataset=dataset,
+        collate=collate,
+        batch_size=batch_size,
+        learning_rate=LEARNING_RATE,
+        weight_decay=weight_decay,
+        n_updates=EPOCHS * -(-len(dataset) // batch_size),
+        seed=seed,
+    )
+
+
+def train_in_loop(
+    model, method: FineTuningMethod, dataset, accumulation_steps: int = 1, weight_decay: float = 0.01, **options
+) -> list[float]:
+    loader = DataLoader(dataset, BATCH_SIZE // accumulation_steps, collate_fn=collate)
+    run_context = context(dataset, weight_decay, seed=options.pop("seed", SEED))
+    return train(model, method, loader, run_context, accumulation_steps=accumulation_steps, **options)
+
+
+def method_trainer(model, method: FineTuningMethod, dataset, folder, accumulation_steps: int = 1, **arguments):
+    settings = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": BATCH_SIZE // accumulation_steps,
+        "gradient_accumulation_steps": accumulation_steps,
+        "learning_rate": LEARNING_RATE,
+        "num_train_epochs": EPOCHS,
+        "weight_decay": 0.01,
+        "warmup_steps": 0.1,
+        "max_grad_norm": 1.0,
+        "seed": SEED,
+        "train_sampling_strategy": "sequential",
+        "use_cpu": True,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "report_to": "none",
+    }
+    return MethodTrainer(
+        model=model,
+        args=TrainingArguments(**settings | arguments),
+        method=method,
+        train_dataset=dataset,
+        data_collator=collate,
+    )
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    assert first.keys() == second.keys()
+    return max((first[name].double() - second[name].double()).abs().max().item() for name in first)
