@@ -1,0 +1,67 @@
+"""From rows to padded batches: tokenization, length bucketing, dynamic padding."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader, Sampler
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+
+from finetune_reg.tasks.loading import Row
+from finetune_reg.tasks.task_table import Task
+
+Example = dict[str, Any]
+BUCKET = 8  # batches that are sorted by length together
+
+
+def encode(task: Task, rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Example]:
+    """Tokenize rows to unpadded examples of at most `max_length` tokens, with `labels`."""
+    texts = [[row[column] for row in rows] for column in task.text_columns]
+    encoding = tokenizer(*texts, truncation=True, max_length=max_length)
+    label = float if task.is_regression else int
+    return [
+        {**{name: encoding[name][i] for name in encoding}, "labels": label(row["label"])} for i, row in enumerate(rows)
+    ]
+
+
+class LengthBucketedBatches(Sampler[list[int]]):
+    """Shuffled batches of examples of similar length.
+
+    Each epoch shuffles all examples, sorts within buckets of 8 batches by length, and shuffles the batches. Which
+    examples meet in a batch stays random; padding shrinks.
+    """
+
+    def __init__(self, lengths: list[int], batch_size: int, seed: int) -> None:
+        self._lengths, self._batch_size = lengths, batch_size
+        self._random = random.Random(seed)
+
+    def __len__(self) -> int:
+        """Batches in an epoch, the last smaller one included."""
+        return -(-len(self._lengths) // self._batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the positions of one epoch's batches."""
+        order = self._random.sample(range(len(self._lengths)), len(self._lengths))
+        bucket = BUCKET * self._batch_size
+        batches = []
+        for start in range(0, len(order), bucket):
+            by_length = sorted(order[start : start + bucket], key=self._lengths.__getitem__)
+            batches += [by_length[i : i + self._batch_size] for i in range(0, len(by_length), self._batch_size)]
+        self._random.shuffle(batches)
+        return iter(batches)
+
+
+def training_loader(
+    examples: list[Example], tokenizer: PreTrainedTokenizerBase, batch_size: int, seed: int
+) -> DataLoader:
+    """Batches for training: bucketed by length, padded to their longest example, order drawn from `seed`."""
+    sampler = LengthBucketedBatches([len(example["input_ids"]) for example in examples], batch_size, seed)
+    return DataLoader(examples, batch_sampler=sampler, collate_fn=DataCollatorWithPadding(tokenizer))
+
+
+def evaluation_loader(examples: list[Example], tokenizer: PreTrainedTokenizerBase, batch_size: int = 64) -> DataLoader:
+    """Batches for evaluation: sorted by length, padded to their longest example."""
+    by_length = sorted(examples, key=lambda example: len(example["input_ids"]))
+    return DataLoader(by_length, batch_size=batch_size, collate_fn=DataCollatorWithPadding(tokenizer))

@@ -1,0 +1,174 @@
+"""Rows of a task from pocket, a local folder or the hub; frozen low-resource subsets of its training rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from finetune_reg.errors import InputError
+from finetune_reg.tasks.task_table import TASKS, Task, get_task
+
+Row = dict[str, Any]
+ENVIRONMENT_VARIABLE = "FINETUNE_REG_GLUE"
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task with its rows.
+
+    Attributes:
+        train: the chosen training rows, in the order of the subset.
+        validation: all rows of the split that papers report; never used to choose anything.
+        row_ids: positions of the chosen rows in the full training split.
+        content_hash: SHA-256 (16 hex digits) over text and label of the chosen rows.
+    """
+
+    task: Task
+    train: list[Row]
+    validation: list[Row]
+    row_ids: list[int]
+    content_hash: str
+
+
+def load_task(name: str, source: str = "pocket", n_train: int | None = None, subset_seed: int = 0) -> TaskData:
+    """Load a task and a frozen subset of its training rows.
+
+    Args:
+        name: a key of `TASKS`.
+        source: `"pocket"`; `"local"`, the folder in the environment variable FINETUNE_REG_GLUE; `"hub"`; or the
+            path of a folder that holds `NAME/SPLIT.jsonl` or `.parquet`.
+        n_train: rows to draw without replacement, in the same way for every run with this `subset_seed`; None
+            takes all.
+
+    Raises:
+        InputError: unknown task or source, missing folder, split or column, a label out of range, an empty split,
+            fewer training rows than asked for, or an unreachable hub.
+    """
+    task = get_task(name)
+    train = load_split(task, "train", source)
+    row_ids = subset_row_ids(len(train), n_train, subset_seed, where=f"{name} ({source})")
+    chosen = [train[i] for i in row_ids]
+    validation = load_split(task, task.validation_split, source)
+    return TaskData(task, chosen, validation, row_ids, rows_hash(task, chosen))
+
+
+def load_split(task: Task, split: str, source: str) -> list[Row]:
+    """Load and check the rows of one split; rows without a gold label (-1) are dropped.
+
+    Raises:
+        InputError: as `load_task`.
+    """
+    if task.embedded != (source == "pocket"):
+        embedded = ", ".join(t.name for t in TASKS.values() if t.embedded)
+        others = ", ".join(t.name for t in TASKS.values() if not t.embedded)
+        known = f"source 'pocket' has the tasks {embedded}; the others ({others}) come from 'local', a folder or 'hub'"
+        raise InputError(f"Task {task.name!r} does not come from source {source!r}: {known}.")
+    if source == "pocket":
+        from finetune_reg.pocket.tasks import generate_task
+
+        rows, where = generate_task(task.name)[split], f"pocket {task.name} {split}"
+    elif source == "hub":
+        rows, where = _rows_from_hub(task, split), f"{task.name} {split} on the hub"
+    else:
+        path = _local_file(task, split, source)
+        rows, where = _rows_from_file(path), str(path)
+    return _checked(task, rows, where)
+
+
+def subset_row_ids(n_rows: int, n_train: int | None, seed: int, where: str) -> list[int]:
+    """Draw `n_train` of `n_rows` positions; the same for the same seed on every machine.
+
+    Raises:
+        InputError: fewer rows than asked for, or less than one asked for.
+    """
+    if n_train is None:
+        return list(range(n_rows))
+    if not 1 <= n_train <= n_rows:
+        raise InputError(f"n_train must be between 1 and {n_rows}, the training rows of {where}, not {n_train}.")
+    return random.Random(seed).sample(range(n_rows), n_train)
+
+
+def rows_hash(task: Task, rows: Iterable[Row]) -> str:
+    """Hash text and label of rows, in order."""
+    content = [[*(row[column] for column in task.text_columns), row["label"]] for row in rows]
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def _local_file(task: Task, split: str, source: str) -> Path:
+    if source == "local":
+        if not os.environ.get(ENVIRONMENT_VARIABLE):
+            raise InputError(
+                f"Source 'local' needs the environment variable {ENVIRONMENT_VARIABLE}: set it to a folder that "
+                f"holds {task.name}/train.jsonl."
+            )
+        source = os.environ[ENVIRONMENT_VARIABLE]
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}: give 'pocket', 'local', 'hub' or a folder with task folders.")
+    candidates = [folder / name / f"{split}{suffix}" for name in task.folders for suffix in (".jsonl", ".parquet")]
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is None:
+        wanted = " or ".join(str(path.relative_to(folder)) for path in candidates)
+        raise InputError(f"{folder} lacks {wanted}: task {task.name!r} needs its {split} split.")
+    return found
+
+
+def _rows_from_file(path: Path) -> list[Row]:
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path).to_dict("records")
+    rows = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                raise InputError(f"{path} line {number} is not a JSON object: is the file complete?") from None
+    return rows
+
+
+def _rows_from_hub(task: Task, split: str) -> list[Row]:
+    if task.hub is None:
+        raise InputError(f"No hub data set is known for {task.name!r}: load it from a local folder.")
+    import datasets
+
+    path, configuration = task.hub
+    try:
+        return datasets.load_dataset(path, configuration, split=split).to_list()
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        cause = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"Cannot load {path} ({task.name}, {split}) from the hub: {cause}. Check the network and HF_HUB_OFFLINE, "
+            f"or set {ENVIRONMENT_VARIABLE} to a local folder and use source 'local'."
+        ) from error
+
+
+def _checked(task: Task, rows: list[Row], where: str) -> list[Row]:
+    if not rows:
+        raise InputError(f"{where} has no rows.")
+    checked = []
+    for number, row in enumerate(rows):
+        for column in (*task.text_columns, "label"):
+            if row.get(column) is None:
+                raise InputError(
+                    f"{where}, row {number}: no column {column!r} (it has {', '.join(row)}); "
+                    f"task {task.name!r} needs {', '.join(task.text_columns)} and label."
+                )
+        if not task.is_regression:
+            label = row["label"]
+            if label == -1:
+                continue
+            if not (isinstance(label, int) and 0 <= label < task.n_outputs):
+                classes = ", ".join(f"{i} {label_name}" for i, label_name in enumerate(task.label_names))
+                raise InputError(f"{where}, row {number}: label {label!r} is not one of {classes}.")
+        checked.append(row)
+    if not checked:
+        raise InputError(f"{where} has no row with a gold label: hidden test labels cannot be used.")
+    return checked

@@ -1,0 +1,54 @@
+"""GLUE's metrics, from scikit-learn and SciPy, with constant predictions defined as 0 and flagged."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from finetune_reg.tasks.task_table import MetricName, Task
+
+CLASSIFICATION = {
+    "accuracy": accuracy_score,
+    "f1": lambda labels, predictions: f1_score(labels, predictions, zero_division=0.0),
+    "matthews": matthews_corrcoef,
+}
+CORRELATION = {"pearson": pearsonr, "spearman": spearmanr}
+
+
+def compute_metric(name: MetricName, labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Compare predictions with labels, both of shape (examples,).
+
+    Correlations and Matthews lie in [-1, 1], accuracy and F1 (of class 1) in [0, 1]; a correlation with a constant
+    is 0.
+    """
+    if name in CLASSIFICATION:
+        return float(CLASSIFICATION[name](labels, predictions))
+    if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
+        return 0.0
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="An input array is nearly constant")
+        return float(CORRELATION[name](labels, predictions).statistic)
+
+
+def evaluate_predictions(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, float | bool]:
+    """Score logits of shape (examples, outputs) by the task's metrics.
+
+    Returns:
+        Each metric by name, and `constant_prediction`: whether all examples got the same answer.
+    """
+    predictions = logits[:, 0] if task.is_regression else logits.argmax(axis=1)
+    scores: dict[str, float | bool] = {name: compute_metric(name, labels, predictions) for name in task.metrics}
+    scores["constant_prediction"] = bool(np.ptp(predictions) == 0)
+    return scores
+
+
+def majority_score(task: Task, labels: np.ndarray) -> float:
+    """Return the best primary metric of a constant prediction on these labels: what a collapsed run reaches."""
+    if task.is_regression:
+        return 0.0
+    return max(
+        compute_metric(task.metrics[0], labels, np.full(len(labels), constant)) for constant in range(task.n_outputs)
+    )

@@ -1,0 +1,184 @@
+"""Loading, subsets, metrics and batches; every bad input gets one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_reg.errors import InputError
+from finetune_reg.tasks import TASKS, evaluate_predictions, get_task, load_split, load_task, majority_score
+from finetune_reg.tasks.batching import LengthBucketedBatches
+from finetune_reg.tasks.loading import rows_hash, subset_row_ids
+
+
+def write_task(folder: Path, name: str = "rte", n: int = 8, splits=("train", "validation"), **changes) -> Path:
+    row = {"sentence1": "A dog runs.", "sentence2": "A dog moves.", "label": 0, "idx": 0} | changes
+    row = {column: value for column, value in row.items() if value is not ...}
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    for split in splits:
+        lines = [json.dumps(row | ({"label": i % 2} if "label" not in changes else {})) for i in range(n)]
+        (folder / name / f"{split}.jsonl").write_text("\n".join(lines) + "\n" * bool(lines))
+    return folder
+
+
+def test_a_local_folder_in_either_format_gives_the_same_rows(tmp_path):
+    folder = write_task(tmp_path / "jsonl")
+    (tmp_path / "parquet" / "rte").mkdir(parents=True)
+    for split in ("train", "validation"):
+        rows = load_split(get_task("rte"), split, str(folder))
+        pd.DataFrame(rows).to_parquet(tmp_path / "parquet" / "rte" / f"{split}.parquet")
+    assert load_task("rte", str(folder), 5) == load_task("rte", str(tmp_path / "parquet"), 5)
+
+
+def test_source_local_reads_the_folder_of_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("FINETUNE_REG_GLUE", str(write_task(tmp_path)))
+    assert len(load_task("rte", "local").train) == 8
+
+
+def test_rows_without_a_gold_label_are_dropped(tmp_path):
+    folder = write_task(tmp_path)
+    with (folder / "rte" / "train.jsonl").open("a") as file:
+        file.write(json.dumps({"sentence1": "a", "sentence2": "b", "label": -1}) + "\n")
+    assert len(load_task("rte", str(folder)).train) == 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"sentence2": ...}, "no column 'sentence2'"),
+        ({"label": ...}, "no column 'label'"),
+        ({"label": 7}, "label 7 is not one of 0 entailment, 1 not_entailment"),
+        ({"label": "yes"}, "label 'yes' is not one of"),
+        ({"label": -1}, "no row with a gold label"),
+        ({"n": 0}, "has no rows"),
+        ({"splits": ("train",)}, "needs its validation split"),
+        ({"splits": ()}, "needs its train split"),
+    ],
+)
+def test_unusable_files_are_refused(tmp_path, changes, sentence):
+    folder = write_task(tmp_path, **changes)
+    with pytest.raises(InputError, match=sentence):
+        load_task("rte", str(folder))
+
+
+def test_a_torn_file_is_refused(tmp_path):
+    folder = write_task(tmp_path)
+    path = folder / "rte" / "train.jsonl"
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(InputError, match="line 8 is not a JSON object"):
+        load_task("rte", str(folder))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("rtee", "local"), "did you mean 'rte'"),
+        (("rte", "pocket"), "does not come from source 'pocket'"),
+        (("entailment", "hub"), "source 'pocket' has the tasks acceptability"),
+        (("rte", "/no/such/folder"), "There is no folder"),
+        (("hans", "hub"), "load it from a local folder"),
+    ],
+)
+def test_unknown_tasks_and_sources_are_refused(arguments, sentence):
+    with pytest.raises(InputError, match=sentence):
+        load_task(*arguments)
+
+
+def test_source_local_without_the_variable_says_what_to_set(monkeypatch):
+    monkeypatch.delenv("FINETUNE_REG_GLUE", raising=False)
+    with pytest.raises(InputError, match="FINETUNE_REG_GLUE"):
+        load_task("rte", "local")
+
+
+def test_an_unreachable_hub_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_CACHE_HOME", str(tmp_path))
+    with pytest.raises(InputError, match="Check the network"):
+        load_task("rte", "hub")
+
+
+@pytest.mark.parametrize("n_train", [0, -3, 9])
+def test_more_rows_than_there_are_is_refused(tmp_path, n_train):
+    with pytest.raises(InputError, match="between 1 and 8"):
+        load_task("rte", str(write_task(tmp_path)), n_train)
+
+
+def test_subsets_are_frozen():
+    assert subset_row_ids(2490, 5, 0, "rte") == [1577, 1722, 165, 1060, 2094]
+    rows = [{"sentence1": "é", "sentence2": "b", "label": 1}]
+    assert rows_hash(get_task("rte"), rows) == "21ab8c7cd863b03c"
+
+
+@given(st.integers(1, 60), st.integers(0, 5))
+def test_subsets_have_no_repeated_rows(n, seed):
+    ids = subset_row_ids(60, n, seed, "x")
+    assert len(set(ids)) == n
+    assert set(ids) <= set(range(60))
+
+
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=300), st.integers(1, 20))
+def test_each_epoch_has_every_example_once(lengths, batch_size):
+    sampler = LengthBucketedBatches(lengths, batch_size, seed=0)
+    for _ in range(2):
+        epoch = list(sampler)
+        assert len(epoch) == len(sampler)
+        assert sorted(i for batch in epoch for i in batch) == list(range(len(lengths)))
+
+
+def test_bucketing_saves_padding_and_epochs_differ():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(5, 100, 300).tolist()
+
+    def padded(epoch):
+        return sum(max(lengths[i] for i in batch) * len(batch) for batch in epoch)
+
+    sampler = LengthBucketedBatches(lengths, 16, seed=0)
+    first, second = list(sampler), list(sampler)
+    unsorted = [list(range(i, min(i + 16, 300))) for i in range(0, 300, 16)]
+    assert padded(first) < 0.75 * padded(unsorted)
+    assert first != second
+    assert list(LengthBucketedBatches(lengths, 16, seed=0)) == first
+
+
+def test_metrics_by_hand():
+    labels, logits = np.array([1, 1, 0, 0]), np.array([[0, 1], [1, 0], [1, 0], [1, 0]], dtype=float)
+    assert evaluate_predictions(get_task("rte"), logits, labels)["accuracy"] == 0.75
+    assert evaluate_predictions(get_task("mrpc"), logits, labels)["f1"] == pytest.approx(2 / 3)
+    assert evaluate_predictions(get_task("cola"), logits, labels)["matthews"] == pytest.approx(1 / np.sqrt(3))
+    scores = evaluate_predictions(get_task("stsb"), np.array([[1.0], [2.0], [4.0]]), np.array([0.0, 1.0, 5.0]))
+    assert scores["spearman"] == pytest.approx(1.0)
+    assert scores["pearson"] == pytest.approx(0.9897, abs=1e-4)
+    assert not scores["constant_prediction"]
+
+
+@pytest.mark.parametrize("name", ["cola", "mrpc", "rte", "stsb"])
+def test_constant_predictions_are_defined_and_flagged(name):
+    task = get_task(name)
+    labels = np.array([0.0, 2.0, 5.0]) if task.is_regression else np.array([0, 0, 1])
+    scores = evaluate_predictions(task, np.zeros((3, task.n_outputs)), labels)
+    assert scores["constant_prediction"]
+    expected = {"cola": 0.0, "mrpc": 0.0, "rte": 2 / 3, "stsb": 0.0}[name]
+    assert scores[task.metrics[0]] == pytest.approx(expected)
+
+
+def test_majority_scores_of_the_real_development_sets_as_published():
+    """RTE 146 of 277, MRPC all positive F1 81.22 (mixout paper's landmarks)."""
+    assert majority_score(get_task("rte"), np.array([0] * 146 + [1] * 131)) == pytest.approx(0.5271, abs=1e-4)
+    assert majority_score(get_task("mrpc"), np.array([0] * 129 + [1] * 279)) == pytest.approx(0.8122, abs=1e-4)
+    assert majority_score(get_task("cola"), np.array([0] * 322 + [1] * 721)) == 0.0
+
+
+@pytest.mark.glue
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if not task.embedded])
+def test_real_files_load(name):
+    task = get_task(name)
+    rows = load_split(task, task.validation_split, "local")
+    assert len(rows) > 50
+    if (Path(os.environ["FINETUNE_REG_GLUE"]) / task.folders[0] / "train.jsonl").exists():
+        assert len(load_task(name, "local", 300).train) == 300
