@@ -44,7 +44,7 @@ def train(
     warmup_fraction: float = 0.1,
     max_grad_norm: float = 1.0,
     accumulation_steps: int = 1,
-    after_epoch: Callable[[int], Any] | None = None,
+    after_epoch: Callable[[int, list[float]], Any] | None = None,
 ) -> list[float]:
     """Fine-tune `model` in place for `context.n_updates` updates.
 
@@ -54,7 +54,7 @@ def train(
     Args:
         loader: micro-batches of one epoch; iterated anew for each epoch.
         accumulation_steps: micro-batches per update.
-        after_epoch: called with the number of finished epochs, for example to evaluate.
+        after_epoch: called with the number of finished epochs and the losses so far, for example to evaluate.
 
     Returns:
         The training loss of each update, extra loss included.
@@ -93,7 +93,7 @@ def train(
                     break
             epoch += 1
             if after_epoch is not None:
-                after_epoch(epoch)
+                after_epoch(epoch, losses)
     finally:
         method.finalize(model)
     return losses

@@ -63,6 +63,18 @@ _Yaml12Loader.add_implicit_resolver(
 )
 
 
+def parse_yaml(text: str, where: str = "the value") -> Any:
+    """Read YAML with YAML-1.2 floats.
+
+    Raises:
+        InputError: not YAML.
+    """
+    try:
+        return yaml.load(text, Loader=_Yaml12Loader)
+    except yaml.YAMLError as error:
+        raise InputError(f"{where} is not valid YAML: {' '.join(str(error).split())}.") from None
+
+
 def load_yaml(path: Path | str) -> Any:
     """Read a YAML file with YAML-1.2 floats.
 
@@ -72,10 +84,7 @@ def load_yaml(path: Path | str) -> Any:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"There is no parameter file {path}.")
-    try:
-        return yaml.load(path.read_text(), Loader=_Yaml12Loader)
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    return parse_yaml(path.read_text(), str(path))
 
 
 def _matches(value: Any, expected: Any) -> bool:

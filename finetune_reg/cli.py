@@ -1,0 +1,128 @@
+"""The command `finetune-reg`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from finetune_reg.errors import InputError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+console = Console()
+Folder = Annotated[Path, typer.Argument(help="Folder of a sweep or run, with its records.")]
+
+
+@app.command()
+def methods() -> None:
+    """List the methods with their hyperparameters and defaults."""
+    from finetune_reg.methods import METHODS
+
+    table = Table("name", "class", "hyperparameters and defaults")
+    for name, cls in METHODS.items():
+        shown = "members: a list of methods" if name == "combination" else _arguments(cls().hyperparameters)
+        table.add_row(name, cls.__name__, shown)
+    console.print(table)
+
+
+@app.command()
+def data(source: Annotated[str, typer.Option(help="pocket, local, hub or a folder.")] = "pocket") -> None:
+    """List the tasks and count the rows that a source has."""
+    from finetune_reg.tasks import TASKS, load_split
+
+    table = Table("task", "metric", "train rows", "evaluation split", "rows")
+    for task in TASKS.values():
+        if task.embedded != (source == "pocket"):
+            continue
+        counts = []
+        for split in ("train", task.validation_split):
+            try:
+                counts.append(str(len(load_split(task, split, source))))
+            except InputError:
+                counts.append("none")
+        table.add_row(task.name, task.metrics[0], counts[0], task.validation_split, counts[1])
+    console.print(table)
+
+
+@app.command()
+def run(
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE, for example -p method=mixout.")
+    ] = None,
+    output_dir: Annotated[Path, typer.Option(help="Where records and the executed notebook go.")] = Path("runs/run"),
+) -> None:
+    """Execute the template notebook with papermill: one task, one method, a list of seeds."""
+    from finetune_reg.sweep import NotebookRun, run_sweep
+
+    run_sweep([NotebookRun(dict(_name_and_value(text) for text in parameter or []))], output_dir.resolve())
+    report(output_dir)
+
+
+@app.command()
+def reproduce(
+    name: Annotated[str, typer.Argument(help="A plan in notebooks/parameters, for example pocket.")],
+    output_dir: Annotated[Path | None, typer.Option(help="Default: runs/NAME.")] = None,
+) -> None:
+    """Run a named plan and write its report. Finished runs are not redone."""
+    from finetune_reg.sweep import find_plan, read_plan, run_sweep
+
+    output_dir = output_dir or Path("runs") / name
+    run_sweep(read_plan(find_plan(name)), output_dir.resolve())
+    report(output_dir)
+
+
+@app.command()
+def collect(folder: Folder, out: Annotated[Path, typer.Option(help="Parquet file.")] = Path("results.parquet")) -> None:
+    """Gather the records below a folder in one Parquet table."""
+    from finetune_reg.results import collect
+
+    console.print(f"{len(collect(folder, out))} runs in {out}")
+
+
+@app.command()
+def report(folder: Folder) -> None:
+    """Write and print the report of a folder of records."""
+    from rich.markdown import Markdown
+
+    from finetune_reg.report import write_report
+
+    page, text = write_report(folder)
+    console.print(Markdown(text))
+    console.print(f"Written: {page}")
+
+
+@app.command("pretrain-pocket")
+def pretrain_pocket(
+    output_dir: Annotated[Path | None, typer.Option(help="Default: data/pocket of the repository.")] = None,
+) -> None:
+    """Pretrain the toy encoder anew and write weights, tokenizer and the record of its pretraining."""
+    from finetune_reg.paths import POCKET
+    from finetune_reg.pocket.pretraining import pretrain_pocket
+
+    console.print(pretrain_pocket(output_dir or POCKET))
+
+
+def main() -> None:
+    """Run the command; errors that the reader can mend are one sentence, not a traceback."""
+    try:
+        app()
+    except InputError as error:
+        Console(stderr=True).print(f"[bold red]Error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def _arguments(hyperparameters: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in hyperparameters.items())
+
+
+def _name_and_value(text: str) -> tuple[str, Any]:
+    from finetune_reg.typed_parameters import parse_yaml
+
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise InputError(f"Parameter {text!r} is not NAME=VALUE.")
+    return name, parse_yaml(value)

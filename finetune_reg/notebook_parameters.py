@@ -1,0 +1,49 @@
+"""The parameters of the papermill template, checked: by the command before a kernel starts, by the notebook itself
+in its second cell, so that plain `papermill` is safe, too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from finetune_reg.errors import InputError, unknown_name
+from finetune_reg.experiment import SETTING_TYPES, RunSettings
+from finetune_reg.typed_parameters import check_value
+
+SEEDS = ("seed_init", "seed_order", "seed_noise")
+TEMPLATE_PARAMETERS: dict[str, Any] = {
+    **{name: kind for name, kind in SETTING_TYPES.items() if name not in SEEDS},
+    "seeds": list[int],
+    "device": str,
+    "output_dir": str,
+}
+
+
+def settings_from(namespace: Mapping[str, Any]) -> list[RunSettings]:
+    """Turn the template's parameters into one `RunSettings` per seed.
+
+    Args:
+        namespace: parameter names and values; a notebook passes `globals()` right after its parameters, whose
+            modules, functions and IPython names are passed over.
+
+    Raises:
+        InputError: a name that is no parameter (with the nearest one), a value of the wrong type or out of range,
+            no seeds, or a seed twice.
+    """
+    given = {name: value for name, value in namespace.items() if _is_parameter(name, value)}
+    for name, value in given.items():
+        if name not in TEMPLATE_PARAMETERS:
+            raise unknown_name("notebook parameter", name, TEMPLATE_PARAMETERS)
+        check_value(name, value, TEMPLATE_PARAMETERS[name], "The notebook")
+    seeds = given.get("seeds", [0])
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise InputError(f"The notebook needs seeds to be different integers, at least one, not {seeds}.")
+    settings = RunSettings(**{name: value for name, value in given.items() if name in SETTING_TYPES})
+    return [settings.with_seed(seed) for seed in seeds]
+
+
+def _is_parameter(name: str, value: Any) -> bool:
+    if name.startswith("_") or name in ("In", "Out"):
+        return False
+    return not (isinstance(value, ModuleType) or callable(value) or type(value).__module__ == "__future__")
