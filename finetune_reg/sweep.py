@@ -65,6 +65,9 @@ def read_plan(path: Path | str) -> list[NotebookRun]:
     plan = load_yaml(path)
     if not isinstance(plan, dict) or not set(plan) <= {"base", "grid"} or "grid" not in plan:
         raise InputError(f"{path} is not a sweep plan: it needs the mappings base and grid, and nothing else.")
+    for name, values in plan["grid"].items():
+        if not isinstance(values, list) or not values:
+            raise InputError(f"{path} needs a list of values for {name!r} in its grid, not {values!r}.")
     return [NotebookRun(plan.get("base", {}) | point) for point in _grid_points(plan["grid"])]
 
 

@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 from tiny_encoders import ENCODERS, tiny_dataset, tiny_encoder
+from tiny_world import write_model, write_tasks
 
 torch.set_num_threads(1)
 
@@ -34,3 +35,10 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("glue") and not glue:
             item.add_marker(pytest.mark.skip(reason="FINETUNE_REG_GLUE is not set"))
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tmp_path_factory):
+    """A model folder and a source folder, as keyword arguments of `RunSettings`."""
+    folder = tmp_path_factory.mktemp("tiny_world")
+    return {"model_name": str(write_model(folder / "model")), "source": str(write_tasks(folder / "tasks"))}

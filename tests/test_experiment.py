@@ -1,0 +1,196 @@
+"""Settings, runs and records."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from finetune_reg import experiment
+from finetune_reg.encoders import load_encoder
+from finetune_reg.errors import InputError
+from finetune_reg.experiment import RunSettings, run
+from finetune_reg.records import read_record, read_records, record_path, write_record
+from finetune_reg.tasks import get_task
+
+
+@pytest.fixture
+def settings(tiny_world) -> RunSettings:
+    return RunSettings(task="rte", n_train=16, epochs=2, batch_size=8, **tiny_world)
+
+
+def test_a_run_writes_a_complete_record(settings, tmp_path):
+    record = run(settings, tmp_path)
+    stored = json.loads(record_path(tmp_path, settings.run_id).read_text())
+    assert stored == asdict(record)
+    assert RunSettings(**stored["settings"]) == settings
+    assert (record.status, record.metric, record.n_updates) == ("ok", "accuracy", 4)
+    assert (record.forward_passes, record.backward_passes) == (4, 4)
+    assert [entry["epoch"] for entry in record.history] == [1, 2]
+    assert [entry["update"] for entry in record.history] == [2, 4]
+    assert record.score == record.history[-1]["accuracy"]
+    assert record.majority_score == 0.5
+    assert record.below_majority == (record.score <= 0.5)
+    assert len(record.subset["row_ids"]) == 16
+    assert record.distance_from_pretrained > 0
+    empty = [name for name, value in stored.items() if value in (None, [], {}) and name != "error"]
+    assert empty == []
+
+
+@pytest.mark.parametrize("task", ["cola", "mrpc", "stsb"])
+@pytest.mark.parametrize("method", ["vanilla", "mixout", "l2_sp", "pretrained_weight_decay"])
+def test_every_kind_of_task_runs_with_every_method(settings, tmp_path, task, method):
+    record = run(replace(settings, task=task, method=method, method_hyperparameters={}), tmp_path)
+    assert record.status == "ok"
+    assert np.isfinite(record.score)
+
+
+def test_a_finished_run_is_read_and_not_redone(settings, tmp_path, monkeypatch):
+    first = run(settings, tmp_path)
+    monkeypatch.setattr(experiment, "load_task", None)
+    assert run(settings, tmp_path) == first
+    with pytest.raises(InputError, match="never overwritten"):
+        write_record(first, tmp_path)
+
+
+def test_the_same_settings_give_the_same_scores(settings, tmp_path):
+    first, again = run(settings, tmp_path / "a"), run(settings, tmp_path / "b")
+    assert first.history == again.history
+    assert first.distance_from_pretrained == again.distance_from_pretrained
+
+
+@pytest.mark.parametrize("seed", ["seed_init", "seed_order", "seed_noise", "seed_subset"])
+def test_each_seed_changes_the_run_by_itself(settings, tmp_path, seed):
+    first, other = run(settings, tmp_path), run(replace(settings, **{seed: 1}), tmp_path)
+    assert first.history != other.history
+    assert (first.subset != other.subset) == (seed == "seed_subset")
+
+
+def test_methods_meet_the_same_head_data_and_order(settings, tmp_path):
+    """Equal seeds pair the runs: without noise, mixout at 0 and vanilla without dropout agree to the last bit."""
+    one = run(replace(settings, method="vanilla", method_hyperparameters={"dropout": 0.0}), tmp_path)
+    other = run(replace(settings, method="mixout", method_hyperparameters={"mix_probability": 0.0}), tmp_path)
+    assert one.history == other.history
+
+
+def test_a_diverging_run_is_recorded_and_does_not_raise(settings, tmp_path):
+    record = run(replace(settings, learning_rate=1e30, max_grad_norm=1e30, epochs=20), tmp_path)
+    assert record.status == "diverged"
+    assert record.score is None
+    assert record.below_majority
+    assert read_record(record_path(tmp_path, record.run_id)) == record
+
+
+def test_a_failing_run_is_recorded_and_raises_and_is_redone(settings, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "train", fail)
+        with pytest.raises(RuntimeError):
+            run(settings, tmp_path)
+    (record,) = read_records(tmp_path)
+    assert (record.status, record.error) == ("failed", "RuntimeError: out of memory")
+    assert run(settings, tmp_path).status == "ok"
+
+
+def test_an_interrupted_run_leaves_no_record(settings, tmp_path, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "train", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, tmp_path)
+    with pytest.raises(InputError, match="no run records"):
+        read_records(tmp_path)
+
+
+def test_run_ids_depend_on_every_setting_and_not_on_how_it_was_written():
+    ids = {
+        RunSettings(**changes).run_id
+        for changes in ({}, {"task": "similarity"}, {"seed_order": 1}, {"learning_rate": 1e-3}, {"method": "mixout"})
+    }
+    assert len(ids) == 5
+    assert RunSettings(learning_rate=1).run_id == RunSettings(learning_rate=1.0).run_id
+    explicit = RunSettings(method="mixout", method_hyperparameters={"mix_probability": 0.7})
+    assert explicit.run_id == RunSettings(method="mixout").run_id
+
+
+def test_run_ids_are_frozen():
+    """Changing this makes every finished run start again."""
+    assert RunSettings(method="mixout", task="rte", source="local").run_id == "69c723aec264"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"task": "rte2"}, "did you mean 'rte'"),
+        ({"method": "mixot"}, "did you mean 'mixout'"),
+        ({"method": "mixout", "method_hyperparameters": {"p": 0.9}}, "'p'"),
+        ({"method": "mixout", "method_hyperparameters": {"mix_probability": "0.9"}}, "a number, not '0.9'"),
+        ({"epochs": 0}, "epochs above 0"),
+        ({"epochs": 2.5}, "epochs to be an integer"),
+        ({"learning_rate": "2e-5"}, "learning_rate to be a number"),
+        ({"warmup_fraction": 2.0}, "between 0 and 1"),
+        ({"pretrained": 1}, "true or false"),
+    ],
+)
+def test_unusable_settings_are_refused(changes, sentence):
+    with pytest.raises(InputError, match=sentence):
+        RunSettings(**changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("./no/such/model", "There is no model folder"), ("nobody/no-such-model", "Cannot load the model")],
+)
+def test_a_model_that_cannot_be_found_is_refused(name, sentence):
+    with pytest.raises(InputError, match=sentence):
+        load_encoder(name, get_task("rte"), seed=0)
+
+
+def test_an_unavailable_device_is_refused(settings, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(InputError, match="use 'cpu' or 'auto'"):
+        run(settings, tmp_path, device="cuda")
+
+
+def test_a_read_only_folder_is_one_sentence(settings, tmp_path):
+    (tmp_path / "records").write_text("a file where the folder should be")
+    with pytest.raises(InputError, match="Cannot write"):
+        run(settings, tmp_path)
+
+
+def test_a_torn_record_is_named(settings, tmp_path):
+    path = record_path(tmp_path, settings.run_id)
+    path.parent.mkdir()
+    path.write_text('{"run_id": ')
+    with pytest.raises(InputError, match="is not a run record"):
+        run(settings, tmp_path)
+
+
+def test_a_head_of_another_width_in_the_checkpoint_is_replaced(tiny_world, tmp_path):
+    fitted = load_encoder(tiny_world["model_name"], get_task("rte"), seed=0)
+    fitted.model.save_pretrained(tmp_path)
+    fitted.tokenizer.save_pretrained(tmp_path)
+    encoder = load_encoder(str(tmp_path), get_task("mnli"), seed=0)
+    assert encoder.model.classifier.weight.shape == (3, 16)
+    assert encoder.weights_hash == fitted.weights_hash
+
+
+def test_head_is_drawn_from_the_seed_and_the_backbone_from_the_checkpoint(tiny_world):
+    first, same, other = (load_encoder(tiny_world["model_name"], get_task("mnli"), seed) for seed in (0, 0, 1))
+    assert torch.equal(first.model.classifier.weight, same.model.classifier.weight)
+    assert not torch.equal(first.model.classifier.weight, other.model.classifier.weight)
+    assert first.weights_hash == other.weights_hash
+    random = load_encoder(tiny_world["model_name"], get_task("mnli"), seed=5, pretrained=False)
+    assert random.weights_hash is None
+    plain = AutoModelForSequenceClassification.from_pretrained(tiny_world["model_name"])
+    name = "bert.encoder.layer.0.output.dense.weight"
+    assert torch.equal(first.model.get_parameter(name), plain.get_parameter(name))
+    assert not torch.equal(random.model.get_parameter(name), plain.get_parameter(name))

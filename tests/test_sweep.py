@@ -1,0 +1,154 @@
+"""Plans, the template under real papermill, and what is refused before a kernel starts."""
+
+from __future__ import annotations
+
+import nbformat
+import papermill
+import pytest
+from typer.testing import CliRunner
+
+from finetune_reg.cli import app
+from finetune_reg.errors import InputError
+from finetune_reg.experiment import RunSettings
+from finetune_reg.notebook_parameters import TEMPLATE_PARAMETERS, settings_from
+from finetune_reg.records import read_records
+from finetune_reg.sweep import PLANS, TEMPLATE, NotebookRun, find_plan, read_plan, run_sweep
+from finetune_reg.typed_parameters import parse_yaml
+
+
+@pytest.fixture
+def parameters(tiny_world):
+    return {"task": "rte", "n_train": 8, "epochs": 1, "seeds": [0, 1], **tiny_world}
+
+
+def test_papermill_runs_the_template_and_a_second_sweep_redoes_nothing(parameters, tmp_path):
+    runs = [NotebookRun(parameters), NotebookRun(parameters | {"method": "mixout"})]
+    run_sweep(runs, tmp_path)
+    records = read_records(tmp_path)
+    assert sorted(record.run_id for record in records) == sorted(runs[0].run_ids + runs[1].run_ids)
+    assert all(run.is_finished(tmp_path) for run in runs)
+    executed = sorted((tmp_path / "notebooks").glob("*.ipynb"))
+    assert [path.name for path in executed] == sorted(run.name for run in runs)
+    stamps = [path.stat().st_mtime_ns for path in executed]
+    run_sweep(runs, tmp_path)
+    assert [path.stat().st_mtime_ns for path in executed] == stamps
+    assert read_records(tmp_path) == records
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [({"learning_rat": 1e-3}, "did you mean 'learning_rate'"), ({"learning_rate": "1e-3"}, "to be a number")],
+)
+def test_plain_papermill_is_refused_by_the_notebook_itself(parameters, tmp_path, wrong, sentence):
+    with pytest.raises(papermill.PapermillExecutionError, match=sentence):
+        papermill.execute_notebook(
+            TEMPLATE,
+            tmp_path / "out.ipynb",
+            parameters=parameters | wrong | {"output_dir": str(tmp_path)},
+            kernel_name="python3",
+            progress_bar=False,
+        )
+    assert not (tmp_path / "records").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"seed": 3}, "did you mean 'seeds'"),
+        ({"seeds": []}, "at least one"),
+        ({"seeds": [1, 1]}, "different integers"),
+        ({"seeds": 3}, "a list of integers"),
+        ({"n_train": "200"}, "n_train to be an integer or None"),
+        ({"method_hyperparameters": {"mix": 1}}, "method 'vanilla'"),
+        ({"method": "mixout", "method_hyperparameters": {"mix_probabilty": 0.5}}, "did you mean 'mix_probability'"),
+    ],
+)
+def test_wrong_parameters_are_refused_before_a_kernel_starts(parameters, wrong, sentence):
+    with pytest.raises(InputError, match=sentence):
+        NotebookRun(parameters | wrong)
+
+
+def test_a_notebook_namespace_is_read_past_modules_functions_and_names_of_ipython():
+    namespace = {"In": [], "Out": {}, "_i1": "x", "get_ipython": print, "exit": exit, "settings_from": settings_from}
+    assert settings_from(namespace | {"task": "similarity", "seeds": [4]}) == [
+        RunSettings(task="similarity").with_seed(4)
+    ]
+
+
+def test_defaults_of_the_template_are_those_of_run_settings():
+    cell = next(c for c in nbformat.read(TEMPLATE, 4).cells if "parameters" in c.metadata.get("tags", []))
+    namespace: dict = {}
+    exec(cell.source, namespace)
+    del namespace["__builtins__"]
+    assert namespace.keys() == TEMPLATE_PARAMETERS.keys()
+    assert settings_from(namespace) == settings_from({"seeds": namespace["seeds"]})
+
+
+@pytest.mark.parametrize("path", sorted(PLANS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_plan_is_valid(path):
+    runs = read_plan(path)
+    assert len({run.name for run in runs}) == len(runs)
+
+
+def test_a_plan_is_the_product_of_its_grid(tmp_path):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(
+        "base: {learning_rate: 2e-5}\ngrid:\n  task: [entailment, similarity]\n"
+        "  method: [vanilla, mixout: {mix_probability: 0.9}]\n"
+    )
+    settings = [settings_from(run.parameters)[0] for run in read_plan(plan)]
+    assert [(s.task, s.method) for s in settings] == [
+        ("entailment", "vanilla"),
+        ("entailment", "mixout"),
+        ("similarity", "vanilla"),
+        ("similarity", "mixout"),
+    ]
+    assert settings[1].method_hyperparameters["mix_probability"] == 0.9
+    assert settings[0].learning_rate == 2e-5
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("- a list", "not a sweep plan"),
+        ("grid: {task: [rte}", "not valid YAML"),
+        ("grids: {}", "not a sweep plan"),
+        ("grid: {task: [entailmnt]}", "did you mean 'entailment'"),
+        ("grid: {task: entailment}", "a list of values"),
+    ],
+)
+def test_broken_plans_are_refused(tmp_path, text, sentence):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(text)
+    with pytest.raises(InputError, match=sentence):
+        read_plan(plan)
+
+
+def test_an_unknown_plan_is_refused():
+    with pytest.raises(InputError, match="did you mean 'pocket'"):
+        find_plan("poket")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("2e-5", 2e-5), ("1", 1), ("-1.5", -1.5), ("1E3", 1e3), ("[0, 1]", [0, 1]), ("vanilla", "vanilla"), ("on", True)],
+)
+def test_numbers_in_yaml_are_numbers(text, value):
+    parsed = parse_yaml(text)
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+def test_the_command_runs_and_reports(parameters, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = [f"--parameter={name}={value}" for name, value in parameters.items()]
+    outcome = CliRunner().invoke(app, ["run", *arguments, "--output-dir", "out"])
+    assert outcome.exit_code == 0, outcome.output
+    assert "report.md" in outcome.output
+    assert len(read_records(tmp_path / "out")) == 2
+    outcome = CliRunner().invoke(app, ["collect", "out", "--out", "table.parquet"])
+    assert "2 runs" in outcome.output
+
+
+def test_the_command_lists_methods_and_tasks():
+    assert "mixout" in CliRunner().invoke(app, ["methods"]).output
