@@ -66,13 +66,14 @@ class FineTuningMethod:
         """Prepare the model: snapshots, surgery, statistics. Called once, before the optimizer exists."""
 
     def create_optimizer(self, model: nn.Module, context: TrainingContext) -> torch.optim.Optimizer:
-        """Build the optimizer: AdamW with bias correction, weight decay on matrices only."""
+        """Build the optimizer: fused AdamW with bias correction, weight decay on matrices only."""
         decay = 0.0 if self.replaces_weight_decay else context.weight_decay
         return torch.optim.AdamW(
             weight_decay_groups(model, decay),
             lr=context.learning_rate,
             betas=context.betas,
             eps=context.epsilon,
+            fused=True,
         )
 
     def extra_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor | float:
