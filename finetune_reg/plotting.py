@@ -10,6 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from finetune_reg.tasks import get_task
 
@@ -42,19 +43,24 @@ def method_palette(labels: list[str]) -> dict[str, tuple[float, float, float]]:
 
 
 def plot_scores(table: pd.DataFrame, axes: Axes, palette: dict | None = None) -> None:
-    """Draw the scores of one task: a box and all points per method, and the best constant prediction.
+    """Draw the scores of one task: all points per method, a box from five on, and the best constant prediction.
 
     Args:
         table: rows of `results_table` for one task.
+        palette: colours by method label; its order is the order of the rows.
     """
-    labels = list(dict.fromkeys(table.method_label))
-    palette = palette or method_palette(labels)
-    options = {"data": table, "x": "score", "y": "method_label", "hue": "method_label", "order": labels, "ax": axes}
-    sns.boxplot(**options, palette=palette, legend=False, fliersize=0, width=0.5, boxprops={"alpha": 0.35})
-    sns.stripplot(**options, palette=palette, legend=False, jitter=0.15, size=6, edgecolor="white", linewidth=0.6)
+    palette = palette or method_palette(list(dict.fromkeys(table.method_label)))
+    labels = list(palette)
+    options = {"x": "score", "y": "method_label", "hue": "method_label", "order": labels, "ax": axes}
+    options |= {"palette": palette, "legend": False}
+    boxed = table[table.groupby("method_label").score.transform("count") >= 5]
+    if len(boxed):
+        sns.boxplot(boxed, **options, fliersize=0, width=0.5, boxprops={"alpha": 0.35})
+    sns.stripplot(table, **options, jitter=0.15, size=6, edgecolor="white", linewidth=0.6)
     axes.axvline(table.majority_score.iloc[0], color="0.35", linestyle="--", linewidth=1)
     task = table.task.iloc[0]
-    axes.set(title=task, ylabel="", xlabel=METRIC_LABELS[get_task(task).metrics[0]])
+    axes.set(title=task, ylabel="", xlabel=METRIC_LABELS[get_task(task).metrics[0]], ylim=(len(labels) - 0.5, -0.5))
+    axes.xaxis.set_major_locator(MaxNLocator(5))
 
 
 def plot_learning_curves(table: pd.DataFrame, axes: Axes, palette: dict | None = None) -> None:

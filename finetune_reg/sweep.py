@@ -12,6 +12,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from finetune_reg.errors import InputError, unknown_name
+from finetune_reg.notebook_execution import KERNEL_ARGUMENTS
 from finetune_reg.notebook_parameters import settings_from
 from finetune_reg.paths import NOTEBOOKS
 from finetune_reg.records import FINISHED, read_record, record_path
@@ -101,6 +102,7 @@ def run_notebook(run: NotebookRun, output_dir: Path) -> Path:
         kernel_name="python3",
         progress_bar=False,
         start_timeout=120,
+        extra_arguments=KERNEL_ARGUMENTS,
     )
     return output
 

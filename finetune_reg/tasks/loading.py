@@ -8,12 +8,14 @@ import os
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from finetune_reg.errors import InputError
+from finetune_reg.pocket.tasks import generate_task
 from finetune_reg.tasks.task_table import TASKS, Task, get_task
 
 Row = dict[str, Any]
@@ -72,9 +74,7 @@ def load_split(task: Task, split: str, source: str) -> list[Row]:
         known = f"source 'pocket' has the tasks {embedded}; the others ({others}) come from 'local', a folder or 'hub'"
         raise InputError(f"Task {task.name!r} does not come from source {source!r}: {known}.")
     if source == "pocket":
-        from finetune_reg.pocket.tasks import generate_task
-
-        rows, where = generate_task(task.name)[split], f"pocket {task.name} {split}"
+        rows, where = _pocket_splits(task.name)[split], f"pocket {task.name} {split}"
     elif source == "hub":
         rows, where = _rows_from_hub(task, split), f"{task.name} {split} on the hub"
     else:
@@ -100,6 +100,11 @@ def rows_hash(task: Task, rows: Iterable[Row]) -> str:
     """Hash text and label of rows, in order."""
     content = [[*(row[column] for column in task.text_columns), row["label"]] for row in rows]
     return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+@cache
+def _pocket_splits(name: str) -> dict[str, list[Row]]:
+    return generate_task(name)
 
 
 def _local_file(task: Task, split: str, source: str) -> Path:

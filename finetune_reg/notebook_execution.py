@@ -1,0 +1,67 @@
+"""Execute the course's notebooks in place, so that they are committed with fresh outputs.
+
+Run as `python -m finetune_reg.notebook_execution [NOTEBOOK ...]`. A hash over the sources of the cells is stored in
+the notebook's metadata; a test compares it, so that no output is older than its source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from rich.progress import track
+
+from finetune_reg.paths import NOTEBOOKS
+
+# ipykernel warns at every start that local kernels talk over TCP, which is Jupyter's own default.
+KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=ERROR"]
+
+
+def source_hash(notebook: nbformat.NotebookNode) -> str:
+    """Hash (SHA-256, 16 hex digits) type, id and source of all cells."""
+    digest = hashlib.sha256()
+    for cell in notebook.cells:
+        digest.update(f"{cell.cell_type}\0{cell.id}\0{cell.source}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def course_notebooks() -> list[Path]:
+    """All notebooks of the course and their solutions, in order."""
+    return sorted([*NOTEBOOKS.glob("*.ipynb"), *(NOTEBOOKS / "solutions").glob("*.ipynb")], key=lambda path: path.name)
+
+
+def execute(path: Path) -> None:
+    """Execute a notebook in a fresh kernel and store outputs without machine-dependent metadata.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: a cell failed; the file is left as it was.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook,
+        timeout=300,
+        kernel_name="python3",
+        resources={"metadata": {"path": path.parent}},
+        extra_arguments=KERNEL_ARGUMENTS,
+    )
+    client.execute()
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        cell.metadata.pop("papermill", None)
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+        "source_hash": source_hash(notebook),
+    }
+    temporary = path.with_suffix(".tmp")
+    nbformat.write(notebook, temporary)
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    for path in track([Path(argument) for argument in sys.argv[1:]] or course_notebooks(), "executing"):
+        execute(path)

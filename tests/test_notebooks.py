@@ -1,0 +1,119 @@
+"""Conventions of the notebooks; that they run is tested by nbval (`make notebook-tests`)."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import nbformat
+import pytest
+
+from finetune_reg.notebook_execution import course_notebooks, source_hash
+
+NOTEBOOKS = course_notebooks()
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+PARAMETER_NAMES = {
+    "task",
+    "source",
+    "model_name",
+    "pretrained",
+    "method",
+    "method_hyperparameters",
+    "mix_probability",
+    "n_train",
+    "seed",
+    "seeds",
+    "seed_subset",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "learning_rates",
+    "warmup_fraction",
+    "weight_decay",
+    "max_grad_norm",
+    "max_length",
+    "evaluate_every",
+    "device",
+    "output_dir",
+}
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(path):
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def test_there_are_notebooks():
+    assert {path.stem for path in NOTEBOOKS} >= {
+        "00_start_here",
+        "01_the_fine_tuning_loop",
+        "02_instability",
+        "04_mixout",
+        "11_low_resource_glue",
+    }
+
+
+@every_notebook
+def test_parameters_are_one_cell_of_typed_literals_with_known_names(path):
+    (cell,) = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
+    for line in cell.source.splitlines():
+        assert re.fullmatch(r"\w+ = [^=]+  # [^=]+", line), line
+        name, value = line.split(" = ", 1)
+        ast.literal_eval(value.split("  # ")[0])
+        assert name in PARAMETER_NAMES
+
+
+@every_notebook
+def test_outputs_are_fresh_and_clean(path):
+    notebook = read(path)
+    assert notebook.metadata.get("source_hash") == source_hash(notebook), "run `make notebooks`"
+    for cell in code_cells(path):
+        assert cell.execution_count
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr", output.get("text")
+            text = output.get("text", "") + str(output.get("data", {}).get("text/plain", ""))
+            assert "Warning" not in text
+            assert "it/s" not in text
+
+
+@every_notebook
+def test_cells_have_meaningful_ids_and_at_most_25_lines(path):
+    for cell in read(path).cells:
+        assert re.fullmatch(r"[a-z][a-z0-9-]+", cell.id)
+        assert not re.fullmatch(r"[0-9a-f]{8}", cell.id)
+    for cell in code_cells(path):
+        assert len(cell.source.splitlines()) <= 25, cell.id
+
+
+@every_notebook
+def test_prose_comes_before_code(path):
+    cells = read(path).cells
+    assert cells[0].cell_type == "markdown"
+    assert cells[0].source.startswith("# ")
+    assert "Running time" in cells[0].source
+
+
+@every_notebook
+def test_nothing_is_installed_downloaded_or_bound_to_a_machine(path):
+    text = path.read_text()
+    for forbidden in ("pip install", "!pip", "filterwarnings", "/home/", "/root/", "/tmp/", "/work/", "requests.get"):
+        assert forbidden not in text, forbidden
+
+
+@every_notebook
+def test_files_are_small(path):
+    assert path.stat().st_size < 400_000
+
+
+@every_notebook
+def test_every_figure_is_described_in_the_next_cell(path):
+    cells = read(path).cells
+    for cell, following in zip(cells, [*cells[1:], None], strict=True):
+        if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
+            assert following is not None
+            assert following.cell_type == "markdown", cell.id
+            assert following.source.lstrip().startswith("*"), cell.id

@@ -1,0 +1,104 @@
+"""The package as users meet it: import time, README, a built wheel, tidy sources."""
+
+from __future__ import annotations
+
+import os
+import re
+import statistics
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import finetune_reg
+from finetune_reg.methods import METHODS
+from finetune_reg.paths import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_import_is_quick_and_leaves_torch_alone():
+    script = "import sys, time; t = time.perf_counter(); import finetune_reg; "
+    script += "print(time.perf_counter() - t, 'torch' in sys.modules)"
+    runs = [subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout for _ in range(3)]
+    assert statistics.median(float(run.split()[0]) for run in runs) < 0.5
+    assert all(run.split()[1] == "False" for run in runs)
+
+
+def test_every_public_name_resolves():
+    for name in finetune_reg.__all__:
+        assert getattr(finetune_reg, name) is not None
+    with pytest.raises(AttributeError):
+        _ = finetune_reg.NoSuchName
+
+
+def readme_blocks(marker: str) -> list[str]:
+    return re.findall(rf"<!-- {marker} -->\n```python\n(.*?)```", README, flags=re.S)
+
+
+@pytest.mark.parametrize("marker", ["plain loop", "trainer"])
+def test_the_readme_shows_code_that_runs(marker, tmp_path, monkeypatch):
+    (block,) = readme_blocks(marker)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_readme_changes_three_lines_of_a_trainer_script():
+    (diff,) = re.findall(r"```diff\n(.*?)```", README, flags=re.S)
+    added = [line for line in diff.splitlines() if line.startswith("+")]
+    assert len(added) == 3
+
+
+def test_the_readme_names_every_method_and_its_file():
+    for cls in METHODS.values():
+        assert f"`{cls.__name__}" in README
+        assert cls.__module__.replace(".", "/") + ".py" in README
+
+
+def test_every_file_the_readme_links_exists():
+    for target in re.findall(r"\]\((?!http|#)([^)]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_modules_stay_small():
+    for path in (ROOT / "finetune_reg").rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= 300, path
+
+
+def test_a_wheel_carries_pocket_and_the_template(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        tmp_path,
+        ROOT,
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    script = (
+        "from finetune_reg import RunSettings, run; from finetune_reg.sweep import TEMPLATE, find_plan;"
+        "assert TEMPLATE.is_file() and find_plan('pocket').is_file();"
+        "print(run(RunSettings(n_train=8, epochs=1), 'runs').status)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    finished = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert finished.stdout.strip() == "ok", finished.stderr
+    assert (tmp_path / "runs" / "records").is_dir()
+
+
+def test_sources_name_no_machine_and_no_registry():
+    forbidden = re.compile(r"/root/|/home/[a-z]|pypi\.org|pythonhosted")
+    for folder in ("finetune_reg", "notebooks", "benchmarks", "data"):
+        for path in Path(ROOT / folder).rglob("*"):
+            if path.suffix in (".py", ".md", ".yaml", ".ipynb", ".json", ".csv"):
+                assert not forbidden.search(path.read_text()), path
