@@ -166,14 +166,20 @@ def _checked(task: Task, rows: list[Row], where: str) -> list[Row]:
                     f"{where}, row {number}: no column {column!r} (it has {', '.join(row)}); "
                     f"task {task.name!r} needs {', '.join(task.text_columns)} and label."
                 )
-        if not task.is_regression:
-            label = row["label"]
-            if label == -1:
-                continue
-            if not (isinstance(label, int) and 0 <= label < task.n_outputs):
-                classes = ", ".join(f"{i} {label_name}" for i, label_name in enumerate(task.label_names))
-                raise InputError(f"{where}, row {number}: label {label!r} is not one of {classes}.")
+        label = row["label"]
+        if label == -1 and not task.is_regression:
+            continue
+        if not _is_label(task, label):
+            classes = ", ".join(f"{i} {label_name}" for i, label_name in enumerate(task.label_names))
+            allowed = f"one of {classes}" if classes else "a number from {} to {}".format(*task.label_range)
+            raise InputError(f"{where}, row {number}: label {label!r} is not {allowed}.")
         checked.append(row)
     if not checked:
         raise InputError(f"{where} has no row with a gold label: hidden test labels cannot be used.")
     return checked
+
+
+def _is_label(task: Task, label: Any) -> bool:
+    if task.is_regression:
+        return isinstance(label, int | float) and task.label_range[0] <= label <= task.label_range[1]
+    return isinstance(label, int) and 0 <= label < task.n_outputs

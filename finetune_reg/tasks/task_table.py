@@ -23,6 +23,7 @@ class Task:
         hub: Hugging Face data set and configuration, or None.
         folders: names a local folder may have.
         embedded: part of pocket, the toy world that ships with the package.
+        label_range: smallest and largest label of a regression task.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Task:
     hub: tuple[str, str | None] | None = None
     folders: tuple[str, ...] = ()
     embedded: bool = False
+    label_range: tuple[float, float] = (0.0, 5.0)
 
     @property
     def is_regression(self) -> bool:
