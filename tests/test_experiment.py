@@ -77,6 +77,14 @@ def test_methods_meet_the_same_head_data_and_order(settings, tmp_path):
     assert one.history == other.history
 
 
+def test_evaluating_less_often_changes_no_weight(settings, tmp_path):
+    often, seldom = (run(replace(settings, epochs=4, evaluate_every=every), tmp_path) for every in (1, 4))
+    assert len(often.history) == 4
+    assert len(seldom.history) == 1
+    assert often.distance_from_pretrained == seldom.distance_from_pretrained
+    assert often.score == seldom.score
+
+
 def test_a_diverging_run_is_recorded_and_does_not_raise(settings, tmp_path):
     record = run(replace(settings, learning_rate=1e30, max_grad_norm=1e30, epochs=20), tmp_path)
     assert record.status == "diverged"

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Sampler
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
@@ -58,10 +59,18 @@ def training_loader(
 ) -> DataLoader:
     """Batches for training: bucketed by length, padded to their longest example, order drawn from `seed`."""
     sampler = LengthBucketedBatches([len(example["input_ids"]) for example in examples], batch_size, seed)
-    return DataLoader(examples, batch_sampler=sampler, collate_fn=DataCollatorWithPadding(tokenizer))
+    return _loader(examples, tokenizer, batch_sampler=sampler)
 
 
 def evaluation_loader(examples: list[Example], tokenizer: PreTrainedTokenizerBase, batch_size: int = 64) -> DataLoader:
     """Batches for evaluation: sorted by length, padded to their longest example."""
     by_length = sorted(examples, key=lambda example: len(example["input_ids"]))
-    return DataLoader(by_length, batch_size=batch_size, collate_fn=DataCollatorWithPadding(tokenizer))
+    return _loader(by_length, tokenizer, batch_size=batch_size)
+
+
+def _loader(examples: list[Example], tokenizer: PreTrainedTokenizerBase, **options: Any) -> DataLoader:
+    # A DataLoader draws a number each time it is iterated: from a generator of its own, so that evaluating more or
+    # less often does not shift the dropout of the training steps that follow.
+    return DataLoader(
+        examples, collate_fn=DataCollatorWithPadding(tokenizer), generator=torch.Generator().manual_seed(0), **options
+    )
