@@ -98,12 +98,15 @@ def report(folder: Folder) -> None:
 @app.command("pretrain-pocket")
 def pretrain_pocket(
     output_dir: Annotated[Path | None, typer.Option(help="Default: data/pocket of the repository.")] = None,
+    updates: Annotated[int, typer.Option(help="Optimizer updates.")] = 20_000,
+    seed: Annotated[int, typer.Option(help="Of corpus, weights, masks and order.")] = 0,
+    bfloat16: Annotated[bool, typer.Option(help="Compute in bfloat16, as the shipped weights were.")] = True,
 ) -> None:
     """Pretrain the toy encoder anew and write weights, tokenizer and the record of its pretraining."""
     from finetune_reg.paths import POCKET
     from finetune_reg.pocket.pretraining import pretrain_pocket
 
-    console.print(pretrain_pocket(output_dir or POCKET))
+    console.print(pretrain_pocket(output_dir or POCKET, updates=updates, seed=seed, bfloat16=bfloat16))
 
 
 def main() -> None:
