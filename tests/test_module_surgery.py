@@ -64,7 +64,7 @@ def test_rates_that_attention_keeps_as_numbers_are_set_and_restored():
 
 def test_an_encoder_without_linear_layers_is_refused():
     model = classifier(GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2, pad_token_id=0))
-    with pytest.raises(InputError, match="found no nn.Linear to replace in GPT2ForSequenceClassification"):
+    with pytest.raises(InputError, match=r"found no nn\.Linear to replace in GPT2ForSequenceClassification"):
         Mixout(0.5).setup(model, None)
 
 

@@ -71,7 +71,7 @@ def test_unusable_files_are_refused(tmp_path, changes, sentence):
 @pytest.mark.parametrize("label", [7.5, -1, "3.0", float("nan")])
 def test_a_score_out_of_range_is_refused(tmp_path, label):
     folder = write_task(tmp_path, "stsb", label=label)
-    with pytest.raises(InputError, match="not a number from 0.0 to 5.0"):
+    with pytest.raises(InputError, match=r"not a number from 0\.0 to 5\.0"):
         load_task("stsb", str(folder))
 
 
