@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -86,12 +89,20 @@ def collect(folder: Folder, out: Annotated[Path, typer.Option(help="Parquet file
 @app.command()
 def report(folder: Folder) -> None:
     """Write and print the report of a folder of records."""
-    from rich.markdown import Markdown
+    from finetune_reg.report import HEADERS, write_report
 
-    from finetune_reg.report import write_report
-
-    page, text = write_report(folder)
-    console.print(Markdown(text))
+    page, tables = write_report(folder)
+    shown = [i for i, header in enumerate(HEADERS) if header not in ("task", "median", "max")]
+    for heading, rows in tables.items():
+        table = Table(title=heading, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+        for i in shown:
+            table.add_column(HEADERS[i], justify="left" if i == shown[0] else "right", overflow="fold")
+        for task, task_rows in groupby(rows, key=itemgetter(0)):
+            table.add_row(f"[bold]{task}")
+            for row in task_rows:
+                table.add_row(*(row[i].replace("[", r"\[") for i in shown))
+            table.add_section()
+        console.print(table)
     console.print(f"Written: {page}")
 
 

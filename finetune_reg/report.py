@@ -19,11 +19,11 @@ sign-flip permutation test, not corrected for the number of comparisons."""
 HEADERS = ["task", "method", "n", "failed", "mean ± std", "95 % interval", "median", "max", "minus vanilla", "p"]
 
 
-def write_report(output_dir: Path | str) -> tuple[Path, str]:
+def write_report(output_dir: Path | str) -> tuple[Path, dict[str, list[list[str]]]]:
     """Summarize the records below a folder in `report.md`, `scores_*.png` and `results.parquet`.
 
     Returns:
-        The path of the page, and its text.
+        The path of the page, and the rows of its tables (see `table_rows`) by heading.
 
     Raises:
         InputError: there are no records.
@@ -31,12 +31,14 @@ def write_report(output_dir: Path | str) -> tuple[Path, str]:
     output_dir = Path(output_dir)
     table = collect(output_dir, output_dir / "results.parquet")
     use_style()
-    parts = ["# Report", ""]
+    parts, tables = ["# Report", ""], {}
     for (source, model), group in table.groupby(["source", "model_name"], sort=False):
         figure = save(scores_figure(group), output_dir / f"scores_{_slug(source)}_{_slug(model)}.png")
-        parts += [f"## Model {model}, source {source}", ""]
+        heading = f"Model {model}, source {source}"
+        tables[heading] = table_rows(summary_table(group))
+        parts += [f"## {heading}", ""]
         parts += [TOY, ""] if source == "pocket" else []
-        parts += [_settings_line(group), "", markdown_table(summary_table(group)), ""]
+        parts += [_settings_line(group), "", markdown_table(tables[heading]), ""]
         parts += [f"![Scores by task and method, one point per seed]({figure.name})", ""]
     parts += [
         LEGEND,
@@ -44,12 +46,18 @@ def write_report(output_dir: Path | str) -> tuple[Path, str]:
     ]
     page = output_dir / "report.md"
     page.write_text("\n".join(parts))
-    return page, "\n".join(parts)
+    return page, tables
 
 
-def markdown_table(summary: pd.DataFrame) -> str:
-    """Format `summary_table` for people, scores times 100."""
-    rows = [HEADERS, ["---", "---", *["---:"] * (len(HEADERS) - 2)]]
+def markdown_table(rows: list[list[str]]) -> str:
+    """Format rows under `HEADERS`, numbers to the right."""
+    alignment = ["---", "---", *["---:"] * (len(HEADERS) - 2)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [HEADERS, alignment, *rows])
+
+
+def table_rows(summary: pd.DataFrame) -> list[list[str]]:
+    """Format `summary_table` for people, one list of `HEADERS` per row, scores times 100."""
+    rows = []
     for row in summary.itertuples():
         paired = getattr(row, "paired_difference", math.nan)
         rows.append(
@@ -66,7 +74,7 @@ def markdown_table(summary: pd.DataFrame) -> str:
                 "" if math.isnan(paired) else f"{row.paired_p_value:.3f}",
             ]
         )
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    return rows
 
 
 def _settings_line(group: pd.DataFrame) -> str:
