@@ -88,7 +88,8 @@ def mixout(
     if not rescale_gradient:
         deviation = deviation + (scale - 1.0) * deviation.detach()
         scale = 1.0
-    return torch.addcmul(pretrained_weight.to(deviation.dtype), deviation, keep_mask * scale).to(weight.dtype)
+    factor = keep_mask.to(deviation.dtype) * scale
+    return torch.addcmul(pretrained_weight.to(deviation.dtype), deviation, factor).to(weight.dtype)
 
 
 class MixLinear(nn.Linear):

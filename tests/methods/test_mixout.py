@@ -196,6 +196,8 @@ def test_half_precision_mixes_in_float32():
     mixed = mixout(weight, pretrained, torch.ones(1, 4, dtype=torch.bfloat16), 0.9)
     assert mixed.dtype == torch.bfloat16
     assert torch.equal(mixed.float(), torch.full((1, 4), 1 + 10 * 2.0**-7).bfloat16().float())
+    current, one = torch.tensor([[100.0]]).bfloat16(), torch.ones(1, 1).bfloat16()
+    assert mixout(current, 0 * current, one, 0.7).item() == 334.0  # 333.3; a factor rounded to bfloat16 gives 332
 
 
 def test_two_passes_differ_in_training_and_the_same_seed_repeats_them():
