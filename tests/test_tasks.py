@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,14 @@ def test_source_local_without_the_variable_says_what_to_set(monkeypatch):
     monkeypatch.delenv("FINETUNE_REG_GLUE", raising=False)
     with pytest.raises(InputError, match="FINETUNE_REG_GLUE"):
         load_task("rte", "local")
+
+
+def test_the_hub_is_read_by_the_code_that_reads_a_folder_laid_out_like_it(tmp_path, monkeypatch):
+    folder = write_task(tmp_path / "hub")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    like_hub = replace(get_task("rte"), hub=(str(folder / "rte"), None))
+    for split in ("train", "validation"):
+        assert load_split(like_hub, split, "hub") == load_split(get_task("rte"), split, str(folder))
 
 
 def test_an_unreachable_hub_says_so(monkeypatch, tmp_path):
