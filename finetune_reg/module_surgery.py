@@ -18,13 +18,13 @@ from finetune_reg.parameter_groups import backbone
 
 def replace_linears(
     model: nn.Module,
-    select: Callable[[str, nn.Linear], bool],
+    select: Callable[[str], bool],
     build: Callable[[nn.Linear], nn.Linear],
     undo: ExitStack,
     *,
     method: str,
 ) -> list[str]:
-    """Replace each plain `nn.Linear` that `select(name, module)` accepts by `build(module)`.
+    """Replace each plain `nn.Linear` whose name in the model `select` accepts by `build(module)`.
 
     A layer shared by several parents is replaced once, everywhere.
 
@@ -39,7 +39,7 @@ def replace_linears(
     for parent_name, parent in list(model.named_modules()):
         for child_name, child in list(parent.named_children()):
             name = f"{parent_name}.{child_name}" if parent_name else child_name
-            if not isinstance(child, nn.Linear) or not select(name, child):
+            if not isinstance(child, nn.Linear) or not select(name):
                 continue
             if type(child) is not nn.Linear:
                 raise InputError(

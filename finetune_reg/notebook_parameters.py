@@ -8,10 +8,9 @@ from types import ModuleType
 from typing import Any
 
 from finetune_reg.errors import InputError, unknown_name
-from finetune_reg.experiment import SETTING_TYPES, RunSettings
+from finetune_reg.experiment import SEEDS, SETTING_TYPES, RunSettings
 from finetune_reg.typed_parameters import check_value
 
-SEEDS = ("seed_init", "seed_order", "seed_noise")
 TEMPLATE_PARAMETERS: dict[str, Any] = {
     **{name: kind for name, kind in SETTING_TYPES.items() if name not in SEEDS},
     "seeds": list[int],

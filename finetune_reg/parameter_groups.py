@@ -36,15 +36,16 @@ def backbone(model: nn.Module) -> nn.Module:
 
 def named_backbone_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Yield the trainable parameters of the pretrained backbone, with their names in `model`."""
-    pretrained = {id(parameter) for parameter in backbone(model).parameters()}
-    for name, parameter in model.named_parameters():
-        if id(parameter) in pretrained and parameter.requires_grad:
-            yield name, parameter
+    return _named_trainable(model, in_backbone=True)
 
 
 def named_head_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Yield the trainable parameters outside the backbone: the freshly initialized task head."""
+    return _named_trainable(model, in_backbone=False)
+
+
+def _named_trainable(model: nn.Module, in_backbone: bool) -> Iterator[tuple[str, nn.Parameter]]:
     pretrained = {id(parameter) for parameter in backbone(model).parameters()}
     for name, parameter in model.named_parameters():
-        if id(parameter) not in pretrained and parameter.requires_grad:
+        if parameter.requires_grad and (id(parameter) in pretrained) == in_backbone:
             yield name, parameter

@@ -12,8 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from finetune_reg.tasks import get_task
-
 PALETTE = sns.color_palette("colorblind")
 METRIC_LABELS = {
     "accuracy": "accuracy",
@@ -58,8 +56,8 @@ def plot_scores(table: pd.DataFrame, axes: Axes, palette: dict | None = None) ->
         sns.boxplot(boxed, **options, fliersize=0, width=0.5, boxprops={"alpha": 0.35})
     sns.stripplot(table, **options, jitter=0.15, size=6, edgecolor="white", linewidth=0.6)
     axes.axvline(table.majority_score.iloc[0], color="0.35", linestyle="--", linewidth=1)
-    task = table.task.iloc[0]
-    axes.set(title=task, ylabel="", xlabel=METRIC_LABELS[get_task(task).metrics[0]], ylim=(len(labels) - 0.5, -0.5))
+    axes.set(title=table.task.iloc[0], xlabel=METRIC_LABELS[table.metric.iloc[0]])
+    axes.set(ylabel="", ylim=(len(labels) - 0.5, -0.5))
     axes.xaxis.set_major_locator(MaxNLocator(5))
 
 

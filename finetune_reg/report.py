@@ -40,10 +40,7 @@ def write_report(output_dir: Path | str) -> tuple[Path, dict[str, list[list[str]
         parts += [TOY, ""] if source == "pocket" else []
         parts += [_settings_line(group), "", markdown_table(tables[heading]), ""]
         parts += [f"![Scores by task and method, one point per seed]({figure.name})", ""]
-    parts += [
-        LEGEND,
-        "",
-    ]
+    parts += [LEGEND, ""]
     page = output_dir / "report.md"
     page.write_text("\n".join(parts))
     return page, tables

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from finetune_reg.errors import InputError, unknown_name
+from finetune_reg.experiment import RunSettings
 from finetune_reg.notebook_execution import KERNEL_ARGUMENTS
 from finetune_reg.notebook_parameters import settings_from
 from finetune_reg.paths import NOTEBOOKS
@@ -30,23 +32,28 @@ class NotebookRun:
     parameters: dict[str, Any]
 
     def __post_init__(self) -> None:
-        settings_from(self.parameters)
+        _ = self.settings
+
+    @cached_property
+    def settings(self) -> list[RunSettings]:
+        """Its runs, one per seed."""
+        return settings_from(self.parameters)
 
     @property
     def run_ids(self) -> list[str]:
         """The records it writes, one per seed."""
-        return [settings.run_id for settings in settings_from(self.parameters)]
+        return [settings.run_id for settings in self.settings]
 
     @property
     def description(self) -> str:
         """Task and method, for people."""
-        first = settings_from(self.parameters)[0]
+        first = self.settings[0]
         return f"{first.task}, {method_label(first.method, first.method_hyperparameters)}"
 
     @property
     def name(self) -> str:
         """File name of the executed notebook."""
-        first = settings_from(self.parameters)[0]
+        first = self.settings[0]
         return f"{first.task}-{first.method}-{first.run_id}.ipynb"
 
     def is_finished(self, output_dir: Path) -> bool:

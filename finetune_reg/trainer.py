@@ -24,12 +24,10 @@ class MethodTrainer(Trainer):
         InputError: the arguments ask for something a method cannot do right (see `refusals`).
     """
 
-    # The sequence-classification heads of transformers v5 accept `num_items_in_batch` but do not normalize by it;
-    # with True, gradients would grow with the number of accumulation steps.
-    model_accepts_loss_kwargs = False
-
     def __init__(self, *args: Any, method: FineTuningMethod, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # The sequence-classification heads of transformers v5 accept `num_items_in_batch` but do not normalize by it;
+        # with True, gradients would grow with the number of accumulation steps.
         self.model_accepts_loss_kwargs = False
         self.method = method
         for refused, sentence in refusals(self):

@@ -73,7 +73,7 @@ def test_a_tied_weight_stays_tied():
     undo = ExitStack()
     replace_linears(
         model,
-        select=lambda name, linear: name.endswith("decoder"),
+        select=lambda name: name.endswith("decoder"),
         build=lambda linear: MixLinear(linear, 0.5),
         undo=undo,
         method="test",

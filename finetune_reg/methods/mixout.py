@@ -171,7 +171,7 @@ class Mixout(FineTuningMethod):
         def mix(select: Callable[[str], bool], probability: float) -> None:
             replace_linears(
                 model,
-                select=lambda name, linear: select(name),
+                select,
                 build=lambda linear: MixLinear(linear, probability, self.rescale_gradient, self.granularity),
                 undo=self._undo,
                 method="Mixout",
