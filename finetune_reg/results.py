@@ -9,11 +9,13 @@ from typing import Any
 import pandas as pd
 
 from finetune_reg.errors import InputError
+from finetune_reg.experiment import SEEDS, SETTING_TYPES
 from finetune_reg.methods import METHODS
 from finetune_reg.records import RunRecord, read_records
 from finetune_reg.statistics import compare_paired, summarize
 
-SETTING = ["source", "model_name", "pretrained", "task", "n_train", "epochs", "learning_rate"]
+# What two runs must share to be compared: every setting but the method and the seeds of the run.
+SETTING = [name for name in SETTING_TYPES if name not in ("method", "method_hyperparameters", *SEEDS)]
 
 
 def collect(output_dir: Path | str, out: Path | str | None = None) -> pd.DataFrame:
@@ -82,9 +84,9 @@ def summary_table(table: pd.DataFrame, baseline: str = "Vanilla()") -> pd.DataFr
     """
     rows = []
     for setting, group in table.groupby(SETTING, dropna=False, sort=False):
-        reference = group[group.method_label == baseline].set_index("seed_init").score
+        reference = group[group.method_label == baseline].set_index(list(SEEDS)).score
         for label, runs in group.groupby("method_label", sort=False):
-            scores = runs.set_index("seed_init").score
+            scores = runs.set_index(list(SEEDS)).score
             row = dict(zip(SETTING, setting, strict=True)) | {"method": label, "metric": runs.metric.iloc[0]}
             failed = int((runs.below_majority.fillna(True)).astype(bool).sum())
             row |= vars(summarize(scores.dropna(), failed))

@@ -47,6 +47,21 @@ def test_the_summary_counts_seeds_and_failures_and_compares_equal_seeds(folder):
     assert (diverged.n, diverged.failed) == (0, 1)
 
 
+def test_runs_that_differ_in_any_setting_are_not_pooled(tiny_world, tmp_path):
+    base = RunSettings(n_train=16, epochs=1, task="rte", **tiny_world)
+    for changes in ({}, {"batch_size": 8}, {"weight_decay": 0.1}, {"seed_subset": 1}):
+        run(replace(base, **changes), tmp_path)
+    summary = summary_table(collect(tmp_path))
+    assert summary.n.tolist() == [1, 1, 1, 1]
+
+
+def test_runs_are_paired_by_all_their_seeds(tiny_world, tmp_path):
+    base = RunSettings(n_train=16, epochs=1, task="rte", **tiny_world)
+    run(base, tmp_path)
+    run(replace(base, method="mixout", method_hyperparameters={}, seed_order=1), tmp_path)
+    assert "paired_n" not in summary_table(collect(tmp_path))
+
+
 def test_the_page_has_the_table_and_the_figure(folder):
     page, tables = write_report(folder)
     text = page.read_text()
