@@ -22,11 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
 
+from finetune_reg.hyperparameters import check_hyperparameters
 from finetune_reg.parameter_groups import weight_decay_groups
 
 
@@ -58,9 +59,27 @@ class TrainingContext:
 
 @dataclass
 class FineTuningMethod:
-    """Base of all methods. Its fields are the hyperparameters; every call does nothing by default."""
+    """Base of all methods. Its fields are the hyperparameters; every call does nothing by default.
 
-    replaces_weight_decay: ClassVar[bool] = False  # True: the method decays elsewhere, so decay toward zero is off
+    Class attributes tell `Combination` what a method does to a model:
+
+    Attributes:
+        replaces_weight_decay: the method decays elsewhere, so AdamW's decay toward zero is off.
+        replaces_linears: `setup` replaces linear layers.
+        setup_stage: what `setup` does, in the only order that is right: `"initialization"` changes the weights,
+            `"preparation"` takes snapshots or changes modules, `"search"` trains or measures on the training data,
+            `"reference"` copies the whole model.
+
+    Raises:
+        InputError: a hyperparameter of the wrong type or outside its range.
+    """
+
+    replaces_weight_decay: ClassVar[bool] = False
+    replaces_linears: ClassVar[bool] = False
+    setup_stage: ClassVar[Literal["initialization", "preparation", "search", "reference"]] = "preparation"
+
+    def __post_init__(self) -> None:
+        check_hyperparameters(self)
 
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
         """Prepare the model: snapshots, surgery, statistics. Called once, before the optimizer exists."""
@@ -93,3 +112,13 @@ class FineTuningMethod:
     def hyperparameters(self) -> dict[str, Any]:
         """The constructor's arguments by name, ready for JSON."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.init}
+
+    @property
+    def sets_dropout(self) -> bool:
+        """Whether `setup` changes dropout rates."""
+        return False
+
+    @property
+    def passes_per_update(self) -> tuple[int, int]:
+        """Forward passes of the model and backward passes through its outputs, per micro-batch of training."""
+        return 1, 1

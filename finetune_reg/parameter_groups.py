@@ -44,6 +44,20 @@ def named_head_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]
     return _named_trainable(model, in_backbone=False)
 
 
+def transformer_blocks(model: nn.Module) -> nn.ModuleList:
+    """Return the backbone's stack of transformer blocks, bottom first.
+
+    Raises:
+        InputError: the backbone holds no list of blocks of one type.
+    """
+    for module in backbone(model).modules():
+        if isinstance(module, nn.ModuleList) and len({type(block) for block in module}) == 1:
+            return module
+    raise InputError(
+        f"{type(model).__name__} has no list of transformer blocks: use an encoder that stacks its layers."
+    )
+
+
 def _named_trainable(model: nn.Module, in_backbone: bool) -> Iterator[tuple[str, nn.Parameter]]:
     pretrained = {id(parameter) for parameter in backbone(model).parameters()}
     for name, parameter in model.named_parameters():

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 
 class PassCounter:
-    """Counts passes of a model in training mode while used as a context manager.
+    """Counts the passes of a model, and of copies made of it, while used as a context manager.
+
+    Evaluation is not counted: `training_loop.predict` runs in inference mode.
 
     Attributes:
         forward: calls of the model.
@@ -26,11 +29,16 @@ class PassCounter:
     def __exit__(self, *exception: Any) -> None:
         self._handle.remove()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> PassCounter:
+        """Return itself, so that a copied model (a teacher) is counted by the same counter."""
+        return self
+
     def _count(self, model: nn.Module, inputs: Any, outputs: Any) -> None:
-        if model.training:
-            self.forward += 1
-            if outputs.logits.requires_grad:
-                outputs.logits.register_hook(self._count_backward)
+        if torch.is_inference_mode_enabled():
+            return
+        self.forward += 1
+        if outputs.logits.requires_grad:
+            outputs.logits.register_hook(self._count_backward)
 
     def _count_backward(self, gradient: Any) -> None:
         self.backward += 1

@@ -99,7 +99,7 @@ def train(
     return losses
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def predict(model: nn.Module, loader: Iterable[Batch]) -> Predictions:
     """Run the model over a loader in evaluation mode; the order is the loader's."""
     model.eval()

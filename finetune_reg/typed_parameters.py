@@ -28,7 +28,7 @@ def check_value(name: str, value: Any, expected: Any, where: str) -> Any:
         options = get_args(expected) or (expected,)
         is_number = isinstance(value, int) and not isinstance(value, bool) and float in options and int not in options
         return float(value) if is_number else value
-    raise InputError(f"{where} needs {name} to be {_describe(expected)}, not {value!r} ({type(value).__name__}).")
+    raise InputError(f"{where} needs {name} to be {describe_type(expected)}, not {value!r} ({type(value).__name__}).")
 
 
 def check_arguments(target: Callable, values: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -106,14 +106,15 @@ def _matches(value: Any, expected: Any) -> bool:
     return isinstance(value, expected)
 
 
-def _describe(expected: Any) -> str:
+def describe_type(expected: Any) -> str:
+    """Return a type annotation in words: `list[int]` is "a list of integers"."""
     origin, arguments = get_origin(expected), get_args(expected)
     if origin in (Union, types.UnionType):
-        return " or ".join(_describe(option) for option in arguments)
+        return " or ".join(describe_type(option) for option in arguments)
     if origin is Literal:
         return " or ".join(repr(option) for option in arguments)
     if origin is list:
-        return f"a list of {_describe(arguments[0]).removeprefix('a ').removeprefix('an ')}s"
+        return f"a list of {describe_type(arguments[0]).removeprefix('a ').removeprefix('an ')}s"
     names = {float: "a number", int: "an integer", str: "a string", bool: "true or false", dict: "a mapping"}
     return names.get(
         origin or expected, "None" if expected is type(None) else getattr(expected, "__name__", str(expected))

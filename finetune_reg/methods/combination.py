@@ -1,15 +1,21 @@
 """Several methods as one.
 
+**Idea.** Regularizers that act in different places add up: a Mixout run can also pull its weights with decay.
+
 **Where it acts.** `setup`, `after_backward` and `after_step` run in the order given, extra losses are summed,
-`finalize` runs in reverse. At most one member may bring its own optimizer; any member may switch ordinary weight
-decay off for all. A snapshot is taken by whoever asks for it when its turn comes: put methods that change the initial
-weights before methods that pull toward them.
+`finalize` runs in reverse. Any member may switch ordinary weight decay off for all.
+
+**Rules.** Members stand in the order of what their `setup` does: first those that change the initial weights
+(re-initialization, noise), then those that take snapshots or change modules, then those that search or measure on the
+training data, last those that copy the whole model as a reference. At most one member replaces linear layers, at most
+one sets dropout rates, at most one brings its own optimizer. Anything else is refused: it would run, and be wrong.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,6 +23,13 @@ from torch import nn
 
 from finetune_reg.errors import InputError
 from finetune_reg.method import FineTuningMethod, TrainingContext
+
+_STAGES = {
+    "initialization": "changes the initial weights",
+    "preparation": "takes snapshots of the weights or changes modules",
+    "search": "searches or measures on the training data",
+    "reference": "copies the whole model",
+}
 
 
 @dataclass
@@ -27,24 +40,39 @@ class Combination(FineTuningMethod):
         members: at least one method.
 
     Raises:
-        InputError: no members, something that is not a method, or two members with an optimizer of their own.
+        InputError: no members, something that is not a method, or members that break a rule of this module.
     """
 
     members: list[FineTuningMethod]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.members:
             raise InputError("Combination needs at least one method.")
-        for member in self.members:
-            if not isinstance(member, FineTuningMethod):
-                raise InputError(f"Combination takes methods, not {type(member).__name__}.")
-        if len(self._optimizer_owners) > 1:
-            first, second, *_ = (type(member).__name__ for member in self._optimizer_owners)
-            raise InputError(f"{first} and {second} cannot be combined: each brings its own optimizer.")
+        for matches, reason in (
+            (lambda member: type(member).replaces_linears, "both replace the linear layers"),
+            (lambda member: member.sets_dropout, "both set the dropout rates"),
+            (_owns_optimizer, "each brings its own optimizer"),
+        ):
+            clashing = [type(member).__name__ for member in self.members if matches(member)]
+            if len(clashing) > 1:
+                raise InputError(f"{clashing[0]} and {clashing[1]} cannot be combined: {reason}.")
+        for first, second in pairwise(self.members):
+            if list(_STAGES).index(first.setup_stage) > list(_STAGES).index(second.setup_stage):
+                raise InputError(
+                    f"{type(second).__name__} must stand before {type(first).__name__} in a Combination: it "
+                    f"{_STAGES[second.setup_stage]}, and {type(first).__name__} {_STAGES[first.setup_stage]}."
+                )
 
     @property
-    def _optimizer_owners(self) -> list[FineTuningMethod]:
-        return [m for m in self.members if type(m).create_optimizer is not FineTuningMethod.create_optimizer]
+    def replaces_weight_decay(self) -> bool:
+        """True when any member decays elsewhere."""
+        return any(member.replaces_weight_decay for member in self.members)
+
+    @property
+    def sets_dropout(self) -> bool:
+        """True when a member sets dropout rates."""
+        return any(member.sets_dropout for member in self.members)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -53,17 +81,26 @@ class Combination(FineTuningMethod):
 
         return {"members": [{"method": method_name(m), **m.hyperparameters} for m in self.members]}
 
+    @property
+    def passes_per_update(self) -> tuple[int, int]:
+        """One pass forward and backward, and what each member adds."""
+        return tuple(1 + sum(m.passes_per_update[i] - 1 for m in self.members) for i in (0, 1))
+
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
-        """Set up the members in order."""
-        for member in self.members:
-            member.setup(model, context)
+        """Set up the members in order; when one fails, those before it are undone."""
+        context = self._without_replaced_decay(context)
+        for i, member in enumerate(self.members):
+            try:
+                member.setup(model, context)
+            except BaseException:
+                for earlier in reversed(self.members[:i]):
+                    earlier.finalize(model)
+                raise
 
     def create_optimizer(self, model: nn.Module, context: TrainingContext) -> torch.optim.Optimizer:
         """Let the member with its own optimizer build it, or build the default."""
-        if any(member.replaces_weight_decay for member in self.members):
-            context = replace(context, weight_decay=0.0)
-        owner = self._optimizer_owners[0] if self._optimizer_owners else super()
-        return owner.create_optimizer(model, context)
+        owner = next(filter(_owns_optimizer, self.members), super())
+        return owner.create_optimizer(model, self._without_replaced_decay(context))
 
     def extra_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor | float:
         """Sum the members' extra losses."""
@@ -83,3 +120,10 @@ class Combination(FineTuningMethod):
         """Undo the members in reverse order."""
         for member in reversed(self.members):
             member.finalize(model)
+
+    def _without_replaced_decay(self, context: TrainingContext) -> TrainingContext:
+        return replace(context, weight_decay=0.0) if self.replaces_weight_decay else context
+
+
+def _owns_optimizer(method: FineTuningMethod) -> bool:
+    return type(method).create_optimizer is not FineTuningMethod.create_optimizer

@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from finetune_reg.errors import InputError
+from finetune_reg.hyperparameters import NonNegative
 from finetune_reg.method import FineTuningMethod, TrainingContext
 from finetune_reg.parameter_groups import named_backbone_parameters, named_head_parameters
 
@@ -57,13 +57,9 @@ class L2SP(FineTuningMethod):
 
     replaces_weight_decay: ClassVar[bool] = True
 
-    pretrained_strength: float = 0.1
-    head_strength: float = 0.01
+    pretrained_strength: NonNegative = 0.1
+    head_strength: NonNegative = 0.01
     _pretrained: dict[str, torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        if min(self.pretrained_strength, self.head_strength) < 0:
-            raise InputError(f"L2SP needs strengths of at least 0, not {self.hyperparameters}.")
 
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
         """Snapshot the backbone."""

@@ -33,13 +33,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from finetune_reg.errors import InputError
+from finetune_reg.hyperparameters import Probability
 from finetune_reg.method import FineTuningMethod, TrainingContext
 from finetune_reg.module_surgery import (
     backbone_module_names,
@@ -141,22 +141,20 @@ class Mixout(FineTuningMethod):
         InputError: a probability outside [0, 1], an unknown scope or granularity; at `setup`, no layer to mix.
     """
 
-    mix_probability: float = 0.7
+    replaces_linears: ClassVar[bool] = True
+
+    mix_probability: Probability = 0.7
     scope: Literal["dropout_sites", "all_linear"] = "dropout_sites"
-    head_mix_probability: float | None = None
+    head_mix_probability: Probability | None = None
     rescale_gradient: bool = True
     granularity: Literal["neuron", "weight"] = "neuron"
     disable_dropout: bool = True
     _undo: ExitStack = field(default_factory=ExitStack, init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        for name in ("mix_probability", "head_mix_probability"):
-            value = getattr(self, name)
-            if value is not None and not 0.0 <= value <= 1.0:
-                raise InputError(f"Mixout needs {name} between 0 and 1, not {value}.")
-        for name, choices in (("scope", ("dropout_sites", "all_linear")), ("granularity", ("neuron", "weight"))):
-            if getattr(self, name) not in choices:
-                raise InputError(f"Mixout needs {name} to be one of {choices}, not {getattr(self, name)!r}.")
+    @property
+    def sets_dropout(self) -> bool:
+        """True unless `disable_dropout` is off."""
+        return self.disable_dropout
 
     @classmethod
     def official(cls, mix_probability: float = 0.7) -> Mixout:

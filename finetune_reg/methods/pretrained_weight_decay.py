@@ -26,7 +26,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from finetune_reg.errors import InputError
+from finetune_reg.hyperparameters import NonNegative
 from finetune_reg.method import FineTuningMethod, TrainingContext
 from finetune_reg.parameter_groups import named_backbone_parameters, named_head_parameters
 
@@ -52,13 +52,9 @@ class PretrainedWeightDecay(FineTuningMethod):
 
     replaces_weight_decay: ClassVar[bool] = True
 
-    strength: float = 0.01
+    strength: NonNegative = 0.01
     include_head: bool = False
     _pretrained: dict[str, torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        if self.strength < 0:
-            raise InputError(f"PretrainedWeightDecay needs a strength of at least 0, not {self.strength}.")
 
     @classmethod
     def official(cls, strength: float = 0.001) -> PretrainedWeightDecay:

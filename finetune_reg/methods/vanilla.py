@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from finetune_reg.errors import InputError
+from finetune_reg.hyperparameters import DropoutRate
 from finetune_reg.method import FineTuningMethod, TrainingContext
 from finetune_reg.module_surgery import set_dropout
 
@@ -32,12 +32,13 @@ class Vanilla(FineTuningMethod):
         InputError: a rate outside [0, 1).
     """
 
-    dropout: float | None = None
+    dropout: DropoutRate | None = None
     _undo: ExitStack = field(default_factory=ExitStack, init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        if self.dropout is not None and not 0.0 <= self.dropout < 1.0:
-            raise InputError(f"Vanilla needs dropout in [0, 1), not {self.dropout}.")
+    @property
+    def sets_dropout(self) -> bool:
+        """True when a rate is given."""
+        return self.dropout is not None
 
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
         """Set the dropout rates, if one is given."""

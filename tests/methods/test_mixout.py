@@ -306,7 +306,7 @@ def test_activation_checkpointing_replays_the_same_masks(dataset):
 
 @pytest.mark.parametrize("p", [-0.1, 1.1])
 def test_a_probability_outside_its_range_is_refused(p):
-    with pytest.raises(InputError, match="between 0 and 1"):
+    with pytest.raises(InputError, match=r"mix_probability in \[0, 1\]"):
         Mixout(p)
 
 
@@ -316,5 +316,9 @@ def test_unknown_scope_is_refused():
 
 
 def test_two_methods_that_replace_linears_are_refused(dataset):
+    with pytest.raises(InputError, match="Mixout and Mixout cannot be combined: both replace the linear layers"):
+        Combination([Mixout(0.5), Mixout(0.5, disable_dropout=False)])
+    model = tiny_encoder("bert")
+    Mixout(0.5).setup(model, context(dataset))
     with pytest.raises(InputError, match="already a MixLinear"):
-        Combination([Mixout(0.5), Mixout(0.5)]).setup(tiny_encoder("bert"), context(dataset))
+        Mixout(0.5).setup(model, context(dataset))

@@ -1,0 +1,45 @@
+"""Move the input embeddings of any encoder by a given amount.
+
+The perturbed quantity is the word embedding, before positions, token types and LayerNorm are added: the one place that
+`get_input_embeddings` names on every architecture, and the one that `inputs_embeds` means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@torch.no_grad()
+def input_embeddings(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the word embeddings of a batch, shape (batch, length, width), detached."""
+    return model.get_input_embeddings()(batch["input_ids"]).detach()
+
+
+def token_mask(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return 1 for tokens and 0 for padding, shape (batch, length, 1)."""
+    return batch.get("attention_mask", torch.ones_like(batch["input_ids"])).unsqueeze(-1)
+
+
+@contextmanager
+def perturbed_embeddings(model: nn.Module, perturbation: torch.Tensor, detach: bool = False) -> Iterator[None]:
+    """Add `perturbation` to the word embeddings of every pass in the block, in float32 at least.
+
+    Args:
+        perturbation: shape (batch, length, width); gradients flow into it.
+        detach: keep the gradient of these passes from the embedding matrix.
+    """
+
+    def add(module: nn.Module, inputs: object, embeddings: torch.Tensor) -> torch.Tensor:
+        if detach:
+            embeddings = embeddings.detach()
+        return embeddings + perturbation.to(torch.promote_types(embeddings.dtype, torch.float32))
+
+    handle = model.get_input_embeddings().register_forward_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,53 @@
+r"""The diagonal of the empirical Fisher information: mean squared gradients of the log likelihood.
+
+    F_i = 1/n sum_k (d loss(x_k) / d theta_i)^2,        loss(x_k) = -log p(y_k | x_k).
+
+Squares are taken per example: the square of a batch-mean gradient is another, smaller quantity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import nn
+
+
+def fisher_information(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, torch.Tensor]],
+    parameters: Mapping[str, nn.Parameter],
+    *,
+    clip_each_tensor: float | None = None,
+) -> dict[str, torch.Tensor]:
+    """Return the mean over `batches` of the squared gradient of the model's loss, per parameter.
+
+    Batches of one example give the Fisher information; larger ones give the square of batch means. The mode of the
+    model (dropout on or off) is the caller's, and `grad` fields are not touched.
+
+    Args:
+        batches: encoded batches with labels.
+        parameters: by name, those to measure.
+        clip_each_tensor: clip the gradient of each tensor, by itself, to this norm before it is squared.
+
+    Returns:
+        Tensors shaped like the parameters, in float32 at least.
+    """
+    totals = {
+        name: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for name, p in parameters.items()
+    }
+    n_batches = 0
+    for batch in batches:
+        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        gradients = torch.autograd.grad(model(**batch).loss, list(parameters.values()), allow_unused=True)
+        for total, gradient in zip(totals.values(), gradients, strict=True):
+            if gradient is None:
+                continue
+            gradient = gradient.to(total.dtype)
+            if clip_each_tensor is not None:
+                gradient = gradient * (clip_each_tensor / (gradient.norm() + 1e-6)).clamp(max=1.0)
+            total.addcmul_(gradient, gradient)
+        n_batches += 1
+    for total in totals.values():
+        total.div_(n_batches)
+    return totals
