@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from finetune_reg.errors import InputError
@@ -21,14 +22,29 @@ Folder = Annotated[Path, typer.Argument(help="Folder of a sweep or run, with its
 
 
 @app.command()
-def methods() -> None:
-    """List the methods with their hyperparameters and defaults."""
+def methods(
+    names: Annotated[list[str] | None, typer.Argument(help="Methods to list; default: all.")] = None,
+) -> None:
+    """List the methods: paper, hyperparameters with ranges, cost, where they act, differences to the released code."""
+    from finetune_reg.errors import unknown_name
     from finetune_reg.methods import METHODS
+    from finetune_reg.paper_card import paper_card
 
-    table = Table("name", "class", "hyperparameters and defaults")
-    for name, cls in METHODS.items():
-        shown = "members: a list of methods" if name == "combination" else _arguments(cls().hyperparameters)
-        table.add_row(name, cls.__name__, shown)
+    table = Table("method", "card", show_lines=True)
+    for name in names or METHODS:
+        if name not in METHODS:
+            raise unknown_name("method", name, METHODS)
+        card = paper_card(METHODS[name])
+        passes = "{} forward, {} backward".format(*card.passes) if card.passes else "as its members"
+        facts = {
+            "Paper": card.reference,
+            **{name: f"{allowed}; default {default}" for name, (default, allowed) in card.hyperparameters.items()},
+            "Passes per update": passes,
+            "Acts in": f"{', '.join(card.acts_in)}. {card.where}" if card.acts_in else card.where,
+            "Paper and released code": card.differences,
+        }
+        lines = [f"[bold]{label}[/]: {escape(text)}" for label, text in facts.items() if text]
+        table.add_row(f"{name}\n[dim]{card.class_name}", "\n".join([escape(card.summary), *lines]))
     console.print(table)
 
 
@@ -127,10 +143,6 @@ def main() -> None:
     except InputError as error:
         Console(stderr=True).print(f"[bold red]Error:[/] {error}", highlight=False, soft_wrap=True)
         sys.exit(2)
-
-
-def _arguments(hyperparameters: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in hyperparameters.items())
 
 
 def _name_and_value(text: str) -> tuple[str, Any]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from finetune_reg.methods import METHODS
+
 COMMAND = Path(sys.executable).parent / "finetune-reg"
 
 
@@ -20,6 +22,8 @@ def call(*arguments: str) -> subprocess.CompletedProcess:
     [
         (("run", "-p", "tusk=rte"), "There is no notebook parameter 'tusk': did you mean 'task'?"),
         (("run", "-p", "method=mixot"), "There is no method 'mixot': did you mean 'mixout'?"),
+        (("run", "-p", "method=mixout", "-p", "method_hyperparameters={mix_probability: 1.5}"), "in [0, 1], not 1.5"),
+        (("methods", "mixot"), "There is no method 'mixot': did you mean 'mixout'?"),
         (("run", "-p", "epochs"), "Parameter 'epochs' is not NAME=VALUE."),
         (("reproduce", "poket"), "There is no plan 'poket': did you mean 'pocket'?"),
         (("report", "no-such-folder"), "no-such-folder holds no run records"),
@@ -37,3 +41,13 @@ def test_tasks_of_a_source_are_listed():
     listing = call("data", "--source", "pocket").stdout
     assert "acceptability" in listing
     assert "2000" in listing
+
+
+def test_every_method_is_listed_with_its_ranges_cost_place_and_differences():
+    listing = " ".join(call("methods").stdout.replace("\u2502", " ").split())
+    for name in METHODS:
+        assert name in listing
+    assert "mix_probability: [0, 1]; default 0.7" in listing
+    assert "Passes per update: 1 forward, 1 backward" in listing
+    assert "Acts in: setup, extra_loss, finalize." in listing
+    assert "Its backward pass multiplies by `b`, not by `b / (1 - p)`" in listing

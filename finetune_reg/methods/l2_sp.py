@@ -12,8 +12,9 @@ through Adam's moments and through clipping. `PretrainedWeightDecay` is the deco
 
 **Where it acts.** `setup` takes the snapshot, `extra_loss` adds the penalty. Weight decay toward zero is off.
 
-**Source of the defaults.** beta 0.01 and the grid {0.001, 0.01, 0.1, 1} for alpha are the vision paper's; for BERT,
-Mixout (arXiv:1909.11299, section 5) uses this loss with {0.01, 0.04, 0.07, 0.10} and no penalty on the head.
+**Differences from the released code.** None was released for language models. beta 0.01 and the grid {0.001, 0.01,
+0.1, 1} for alpha are the vision paper's; for BERT, Mixout (arXiv:1909.11299, section 5) uses this loss with {0.01,
+0.04, 0.07, 0.10} and no penalty on the head.
 
 **Reference.** Li, Grandvalet, Davoine. Explicit Inductive Bias for Transfer Learning with Convolutional Networks.
 ICML 2018, arXiv:1802.01483; for language models Wiese, Weissenborn, Neves. CoNLL 2017, arXiv:1706.03610.

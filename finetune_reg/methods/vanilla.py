@@ -3,7 +3,12 @@
 **Idea.** The baseline of all five papers. With `dropout=0.0` it is also the control that any method which switches
 dropout off has to beat: otherwise the gain may be the missing dropout.
 
+**Equation.** `w <- AdamW(w, grad L(w))`.
+
 **Where it acts.** Nowhere; with `dropout` given, `setup` sets the rates and `finalize` restores them.
+
+**Differences from the released code.** BERT's first released optimizer left out Adam's bias correction, which makes
+the first steps up to 6.5 times larger; all current libraries have it, and so does every run here.
 
 **Reference.** Devlin, Chang, Lee, Toutanova. BERT: Pre-training of Deep Bidirectional Transformers for Language
 Understanding. NAACL 2019, arXiv:1810.04805.

@@ -1,0 +1,73 @@
+"""What a method is, in one card: read from its docstring, its types and the contract, so that nothing is said twice."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import dataclass
+
+from finetune_reg.errors import InputError
+from finetune_reg.hyperparameters import describe_ranges
+from finetune_reg.method import FineTuningMethod
+
+CALLS = ("setup", "create_optimizer", "extra_loss", "after_backward", "after_step", "finalize")
+
+
+@dataclass(frozen=True)
+class PaperCard:
+    """A method at a glance.
+
+    Attributes:
+        class_name: as imported from `finetune_reg`.
+        summary: first line of the class docstring.
+        reference: the paper.
+        hyperparameters: name -> (default, allowed values).
+        passes: forward and backward passes per micro-batch at the default hyperparameters; None for a combination,
+            whose members decide.
+        acts_in: the calls of the contract that the method overrides.
+        where: what it does there, in words.
+        differences: between the paper and its released code, and what `official()` does about them.
+    """
+
+    class_name: str
+    summary: str
+    reference: str
+    hyperparameters: dict[str, tuple[str, str]]
+    passes: tuple[int, int] | None
+    acts_in: tuple[str, ...]
+    where: str
+    differences: str
+
+
+def paper_card(method_type: type[FineTuningMethod]) -> PaperCard:
+    """Read the card of a method class."""
+    sections = docstring_sections(method_type)
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(method_type).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    ranges = describe_ranges(method_type)
+    try:
+        passes = method_type().passes_per_update
+    except (TypeError, InputError):
+        passes = None
+    return PaperCard(
+        class_name=method_type.__name__,
+        summary=method_type.__doc__.splitlines()[0],
+        reference=sections.get("Reference", ""),
+        hyperparameters={name: (repr(defaults.get(name, "required")), allowed) for name, allowed in ranges.items()},
+        passes=passes,
+        acts_in=tuple(c for c in CALLS if getattr(method_type, c) is not getattr(FineTuningMethod, c)),
+        where=sections.get("Where it acts", ""),
+        differences=sections.get("Differences from the released code", ""),
+    )
+
+
+def docstring_sections(method_type: type[FineTuningMethod]) -> dict[str, str]:
+    """Split the docstring of a method's module at its bold headings; line breaks inside a section are spaces."""
+    text = inspect.getdoc(inspect.getmodule(method_type)) or ""
+    headings = r"^\*\*([^*]+?)\.?\*\*"
+    found = re.split(headings, text, flags=re.M)[1:]
+    titles = [re.sub(r"\s*\(.*", "", title).rstrip(".") for title in found[::2]]
+    return {title: " ".join(body.split()) for title, body in zip(titles, found[1::2], strict=True)}
