@@ -9,10 +9,13 @@ import torch
 from method_settings import METHOD_SETTINGS
 from tiny_encoders import ENCODERS, batches, tiny_encoder, without_dropout
 from torch import nn
+from torch.nn.utils import clip_grad_norm_
 from training_hosts import context, largest_difference, method_trainer, train_in_loop, weights
 from transformers import AutoModelForSequenceClassification
 
+from finetune_reg.errors import InputError
 from finetune_reg.methods import METHODS, Vanilla, build_method, method_name
+from finetune_reg.pass_counting import PassCounter
 
 by_method = pytest.mark.parametrize("name", METHODS)
 
@@ -153,6 +156,62 @@ def test_a_method_is_finalized_when_training_fails(name, encoder, dataset):
     with pytest.raises(RuntimeError, match="lower the learning rate"):
         train_in_loop(encoder, METHOD_SETTINGS[name].active(), dataset)
     assert [type(module) for module in encoder.modules()] == kinds
+
+
+@by_method
+def test_passes_per_update_are_the_passes_that_are_made(name, dataset):
+    model = tiny_encoder("bert").train()
+    method = METHOD_SETTINGS[name].active()
+    method.setup(model, context(dataset))
+    optimizer = method.create_optimizer(model, context(dataset))
+    with PassCounter(model) as passes:
+        for batch in batches(dataset, 8):
+            outputs = model(**batch)
+            (outputs.loss + method.extra_loss(model, batch, outputs)).backward()
+            method.after_backward(model)
+            clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            method.after_step(model, optimizer)
+            optimizer.zero_grad()
+    method.finalize(model)
+    forward, backward = method.passes_per_update
+    assert (passes.forward, passes.backward) == (3 * forward, 3 * backward)
+
+
+@by_method
+def test_bfloat16_autocast_trains_float32_weights(name, dataset, tmp_path):
+    model = tiny_encoder("bert")
+    before = weights(model)
+    output = method_trainer(model, METHOD_SETTINGS[name].active(), dataset, tmp_path, bf16=True).train()
+    assert torch.isfinite(torch.tensor(output.training_loss))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    assert largest_difference(before, weights(model)) > 0.0
+
+
+NEED_LINEAR_LAYERS = {"mixout", "dps_dense", "dps_mix", "attention_guided_weight_mixup", "combination"}
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if n not in NEED_LINEAR_LAYERS])
+def test_architecture_free_methods_run_on_gpt2(name, dataset, tmp_path):
+    setting = METHOD_SETTINGS[name]
+    vanilla, _ = trained("gpt2", Vanilla(), dataset, weight_decay=setting.weight_decay)
+    neutral, _ = trained("gpt2", setting.neutral(), dataset, weight_decay=setting.weight_decay)
+    assert largest_difference(weights(vanilla), weights(neutral)) == 0.0
+    active, _ = trained("gpt2", setting.active(), dataset)
+    assert largest_difference(weights(vanilla), weights(active)) > 1e-5
+    in_trainer = tiny_encoder("gpt2")
+    method_trainer(in_trainer, setting.active(), dataset, tmp_path).train()
+    assert largest_difference(weights(active), weights(in_trainer)) == 0.0
+
+
+@pytest.mark.parametrize("name", sorted(NEED_LINEAR_LAYERS & METHODS.keys()))
+def test_methods_of_linear_layers_refuse_gpt2_which_has_none(name, dataset):
+    model = tiny_encoder("gpt2")
+    kinds = [type(module) for module in model.modules()]
+    with pytest.raises(InputError, match=r"no nn\.Linear"):
+        METHOD_SETTINGS[name].active().setup(model, context(dataset))
+    assert [type(module) for module in model.modules()] == kinds
 
 
 def test_all_families_are_tested():

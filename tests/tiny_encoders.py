@@ -1,4 +1,4 @@
-"""Five encoder families with random weights, small enough to train in milliseconds."""
+"""Five encoder families, and one decoder, with random weights, small enough to train in milliseconds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from transformers import (
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    GPT2Config,
     RobertaConfig,
 )
 
@@ -30,11 +31,24 @@ ENCODERS = {
     ),
     "deberta-v2": DebertaV2Config(**_SMALL),
 }
+DECODERS = {
+    "gpt2": GPT2Config(
+        vocab_size=VOCABULARY,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        n_positions=24,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+}
 
 
 def tiny_encoder(architecture: str, seed: int = 0, dtype: torch.dtype = torch.float32, **overrides):
     """Build a two-label classifier with random weights; `overrides` change its configuration."""
-    config = type(ENCODERS[architecture]).from_dict(ENCODERS[architecture].to_dict() | overrides)
+    configuration = (ENCODERS | DECODERS)[architecture]
+    config = type(configuration).from_dict(configuration.to_dict() | overrides)
     torch.manual_seed(seed)
     return AutoModelForSequenceClassification.from_config(config).to(dtype)
 
