@@ -106,7 +106,7 @@ class FineTuningMethod:
         """Act on weights that have just moved; `optimizer` still holds the learning rate of that step."""
 
     def finalize(self, model: nn.Module) -> None:
-        """Undo all surgery, so that `save_pretrained` writes a plain checkpoint."""
+        """Undo all surgery, so that `save_pretrained` writes a plain checkpoint; also after a `setup` that failed."""
 
     @property
     def hyperparameters(self) -> dict[str, Any]:

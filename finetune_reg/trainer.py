@@ -43,8 +43,8 @@ class MethodTrainer(Trainer):
         """
         if resume_from_checkpoint:
             raise InputError("MethodTrainer cannot resume: a method's state is not in the checkpoint. Train anew.")
-        self.method.setup(self.model, self._training_context())
         try:
+            self.method.setup(self.model, self._training_context())
             set_seed(self.args.seed)
             return super().train(None, *args, **kwargs)
         finally:

@@ -14,17 +14,10 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from transformers import get_linear_schedule_with_warmup
 
+from finetune_reg.errors import TrainingDivergedError
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 Batch = dict[str, torch.Tensor]
-
-
-class TrainingDivergedError(RuntimeError):
-    """The loss is no longer a finite number."""
-
-    def __init__(self, update: int, loss: float) -> None:
-        super().__init__(f"The loss is {loss} at update {update}: lower the learning rate.")
-        self.update, self.loss = update, loss
 
 
 @dataclass
@@ -60,11 +53,11 @@ def train(
         The training loss of each update, extra loss included.
 
     Raises:
-        TrainingDivergedError: a loss is not finite. The method is finalized all the same.
+        TrainingDivergedError: a loss is not finite. The method is finalized all the same, as after any other error.
     """
     losses: list[float] = []
-    method.setup(model, context)
     try:
+        method.setup(model, context)
         torch.manual_seed(context.seed)
         optimizer = method.create_optimizer(model, context)
         n_warmup = math.ceil(warmup_fraction * context.n_updates)

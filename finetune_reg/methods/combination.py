@@ -87,15 +87,9 @@ class Combination(FineTuningMethod):
         return tuple(1 + sum(m.passes_per_update[i] - 1 for m in self.members) for i in (0, 1))
 
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
-        """Set up the members in order; when one fails, those before it are undone."""
-        context = self._without_replaced_decay(context)
-        for i, member in enumerate(self.members):
-            try:
-                member.setup(model, context)
-            except BaseException:
-                for earlier in reversed(self.members[:i]):
-                    earlier.finalize(model)
-                raise
+        """Set up the members in order."""
+        for member in self.members:
+            member.setup(model, self._without_replaced_decay(context))
 
     def create_optimizer(self, model: nn.Module, context: TrainingContext) -> torch.optim.Optimizer:
         """Let the member with its own optimizer build it, or build the default."""

@@ -315,6 +315,15 @@ def test_unknown_scope_is_refused():
         Mixout(0.5, scope="everything")
 
 
+def test_a_setup_that_fails_half_way_is_undone(dataset):
+    model = tiny_encoder("bert")
+    model.classifier = torch.nn.Identity()
+    kinds = [type(module) for module in model.modules()]
+    with pytest.raises(InputError, match=r"no nn\.Linear"):
+        train_in_loop(model, Mixout.official(0.5), dataset)
+    assert [type(module) for module in model.modules()] == kinds
+
+
 def test_two_methods_that_replace_linears_are_refused(dataset):
     with pytest.raises(InputError, match="Mixout and Mixout cannot be combined: both replace the linear layers"):
         Combination([Mixout(0.5), Mixout(0.5, disable_dropout=False)])
