@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
+from finetune_reg.errors import InputError
+
 
 def fisher_information(
     model: nn.Module,
@@ -32,6 +34,9 @@ def fisher_information(
 
     Returns:
         Tensors shaped like the parameters, in float32 at least.
+
+    Raises:
+        InputError: no batches.
     """
     totals = {
         name: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for name, p in parameters.items()
@@ -48,6 +53,8 @@ def fisher_information(
                 gradient = gradient * (clip_each_tensor / (gradient.norm() + 1e-6)).clamp(max=1.0)
             total.addcmul_(gradient, gradient)
         n_batches += 1
+    if n_batches == 0:
+        raise InputError("The Fisher information needs at least one batch of training examples.")
     for total in totals.values():
         total.div_(n_batches)
     return totals

@@ -38,7 +38,7 @@ def check_arguments(target: Callable, values: Mapping[str, Any], where: str) -> 
         InputError: an unknown name, a missing argument or a value of the wrong type.
     """
     parameters = inspect.signature(target).parameters
-    hints = get_type_hints(target.__init__ if isinstance(target, type) else target)
+    hints = get_type_hints(target)
     for name in values:
         if name not in parameters:
             raise unknown_name(f"parameter of {where}", name, parameters)
