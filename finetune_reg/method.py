@@ -56,6 +56,11 @@ class TrainingContext:
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
 
+    @property
+    def adamw_arguments(self) -> dict[str, Any]:
+        """What AdamW is built with, besides its parameter groups and their weight decay."""
+        return {"lr": self.learning_rate, "betas": self.betas, "eps": self.epsilon, "fused": True}
+
 
 @dataclass
 class FineTuningMethod:
@@ -87,13 +92,7 @@ class FineTuningMethod:
     def create_optimizer(self, model: nn.Module, context: TrainingContext) -> torch.optim.Optimizer:
         """Build the optimizer: fused AdamW with bias correction, weight decay on matrices only."""
         decay = 0.0 if self.replaces_weight_decay else context.weight_decay
-        return torch.optim.AdamW(
-            weight_decay_groups(model, decay),
-            lr=context.learning_rate,
-            betas=context.betas,
-            eps=context.epsilon,
-            fused=True,
-        )
+        return torch.optim.AdamW(weight_decay_groups(model, decay), **context.adamw_arguments)
 
     def extra_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor | float:
         """Return the scalar that is added to the task loss. Called in training only."""
@@ -117,6 +116,11 @@ class FineTuningMethod:
     def sets_dropout(self) -> bool:
         """Whether `setup` changes dropout rates."""
         return False
+
+    @property
+    def brings_optimizer(self) -> bool:
+        """Whether `create_optimizer` builds something of the method's own, so that it must be called."""
+        return type(self).create_optimizer is not FineTuningMethod.create_optimizer
 
     @property
     def passes_per_update(self) -> tuple[int, int]:

@@ -1,8 +1,8 @@
-"""Which parameters belong together: decayed or not, pretrained backbone or fresh head."""
+"""Which parameters belong together: decayed or not, pretrained backbone or fresh head, near the input or the output."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import nn
@@ -12,7 +12,12 @@ from finetune_reg.errors import InputError
 
 def weight_decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Split the trainable parameters into decayed matrices and undecayed vectors (biases, norms)."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return split_by_weight_decay(model.parameters(), weight_decay)
+
+
+def split_by_weight_decay(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Split the trainable ones of some parameters as `weight_decay_groups` does."""
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
     return [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
@@ -56,6 +61,37 @@ def transformer_blocks(model: nn.Module) -> nn.ModuleList:
     raise InputError(
         f"{type(model).__name__} has no list of transformer blocks: use an encoder that stacks its layers."
     )
+
+
+def parameters_by_depth(model: nn.Module) -> list[list[nn.Parameter]]:
+    """Split the trainable parameters by depth, bottom first.
+
+    Embedding tables outside the blocks count as embeddings wherever they are registered (DeBERTa keeps the relative
+    positions that all of its blocks read after them); a parameter shared by several depths counts at the lowest block.
+
+    Returns:
+        N + 2 lists for N blocks: the embeddings (all that precedes the blocks), each block, and what lies above
+        (pooler, final norms, task head).
+
+    Raises:
+        InputError: the model has no list of blocks.
+    """
+    blocks = transformer_blocks(model)
+    depth: dict[int, int] = {}
+    for level, block in enumerate(blocks, start=1):
+        for parameter in block.parameters():
+            depth.setdefault(id(parameter), level)
+    below = True
+    for module in backbone(model).modules():
+        below = below and module is not blocks
+        if below or isinstance(module, nn.Embedding):
+            for parameter in module.parameters(recurse=False):
+                depth.setdefault(id(parameter), 0)
+    levels: list[list[nn.Parameter]] = [[] for _ in range(len(blocks) + 2)]
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            levels[depth.get(id(parameter), -1)].append(parameter)
+    return levels
 
 
 def _named_trainable(model: nn.Module, in_backbone: bool) -> Iterator[tuple[str, nn.Parameter]]:
