@@ -12,6 +12,22 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from finetune_reg.errors import InputError
+
+
+def refuse_half_precision(model: nn.Module, method: str) -> None:
+    """Refuse weights in which a small perturbation, or a slow average, would be rounded away.
+
+    Raises:
+        InputError: the input embeddings are stored in less than float32.
+    """
+    dtype = model.get_input_embeddings().weight.dtype
+    if dtype.itemsize < 4:
+        raise InputError(
+            f"{method} needs weights in float32, where small perturbations survive, not {dtype}: "
+            "load the model in float32 and use autocast (bf16=True)."
+        )
+
 
 @torch.no_grad()
 def input_embeddings(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

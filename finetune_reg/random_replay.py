@@ -8,9 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import nn
+
+_in_extra_pass: ContextVar[bool] = ContextVar("in_extra_pass", default=False)
+
+
+@contextmanager
+def extra_pass() -> Iterator[None]:
+    """Mark the passes in the block as further ones, beside the main pass of the training loop."""
+    token = _in_extra_pass.set(True)
+    try:
+        yield
+    finally:
+        _in_extra_pass.reset(token)
+
+
+def in_main_pass(model: nn.Module) -> bool:
+    """Return whether a pass of `model` that begins now is the training loop's own."""
+    return model.training and not _in_extra_pass.get()
 
 
 @contextmanager
@@ -21,34 +39,29 @@ def random_state_kept(device: torch.device) -> Iterator[None]:
 
 
 class RandomReplay:
-    """Remembers the random state in which the model's latest training pass began.
+    """Remembers the random state in which the model's latest main pass began.
 
     Args:
-        model: watched by a hook, in training mode only.
+        model: watched by a hook; passes in evaluation mode and extra passes, of any method, are not remembered.
         undo: the stack that removes the hook.
     """
 
     def __init__(self, model: nn.Module, undo: ExitStack) -> None:
         self._states: tuple[torch.Tensor, torch.Tensor | None] | None = None
-        self._replaying = False
         undo.callback(model.register_forward_pre_hook(self._remember).remove)
 
     @contextmanager
     def again(self, device: torch.device) -> Iterator[None]:
-        """Inside the block, passes draw the masks of the remembered pass; afterwards the random stream goes on."""
+        """Run one pass in the block with the masks of the remembered pass; afterwards the random stream goes on."""
         cpu_state, cuda_state = self._states
-        self._replaying = True
-        try:
-            with random_state_kept(device):
-                torch.set_rng_state(cpu_state)
-                if cuda_state is not None:
-                    torch.cuda.set_rng_state(cuda_state, device)
-                yield
-        finally:
-            self._replaying = False
+        with extra_pass(), random_state_kept(device):
+            torch.set_rng_state(cpu_state)
+            if cuda_state is not None:
+                torch.cuda.set_rng_state(cuda_state, device)
+            yield
 
     def _remember(self, model: nn.Module, inputs: object) -> None:
-        if model.training and not self._replaying:
+        if in_main_pass(model):
             device = next(model.parameters()).device
             self._states = (
                 torch.get_rng_state(),

@@ -105,6 +105,10 @@ def refusals(trainer: MethodTrainer) -> list[tuple[bool, str]]:
             arguments.world_size > 1 or arguments.n_gpu > 1,
             "use several devices: make one visible (CUDA_VISIBLE_DEVICES) and run one seed on each.",
         ),
+        (
+            arguments.label_smoothing_factor > 0,
+            "smooth labels, which takes them from the model whose loss methods read: set label_smoothing_factor=0.",
+        ),
         (arguments.auto_find_batch_size, "restart with smaller batches after set-up: fix the batch size."),
         (
             bool(arguments.deepspeed or arguments.fsdp),

@@ -112,6 +112,7 @@ def test_vanilla_equals_the_plain_trainer(architecture, dataset, tmp_path):
     [
         ({"fp16": True}, "bf16"),
         ({"auto_find_batch_size": True}, "fix the batch size"),
+        ({"label_smoothing_factor": 0.1}, "set label_smoothing_factor=0"),
     ],
 )
 def test_arguments_that_a_method_cannot_serve_are_refused(dataset, tmp_path, arguments, sentence):

@@ -1,0 +1,170 @@
+r"""FreeLB: the task loss is averaged over the steps of an adversarial ascent on the input embeddings.
+
+**Idea.** Adversarial training usually throws the intermediate steps of the ascent away. FreeLB trains on all of them:
+one update uses the mean gradient over a path of growing perturbations.
+
+**Equation** (paper, Algorithm 1). With `K` passes, `N` the number of real tokens times the embedding width, and norms
+over all of one example,
+
+    loss = 1/K sum_{t=0}^{K-1} L(x + delta_t),          delta_0 ~ U(-m, m) / sqrt(N),
+    delta_{t+1} = Pi_{|delta| <= epsilon} (delta_t + alpha g_t / |g_t|),    g_t = dL(x + delta_t) / d delta_t.
+
+`K` is `n_passes`, `alpha` is `step_size`, `epsilon` is `max_norm`, `m` is `initial_magnitude`, in the paper the same as
+`epsilon`. All passes share one dropout mask, which the paper finds worth a point or more. Padding is never moved. The
+defaults are the paper's for RTE and RoBERTa-large (Table 6).
+
+**Where it acts.** A hook set by `setup` adds `delta_0` to the word embeddings of the main pass; `extra_loss` turns its
+loss into the first of `K` terms and adds the others. The loop differentiates only the sum, so each ascent takes a
+gradient with respect to `delta` alone: `K - 1` backward passes, through activations only, that the released loop does
+not need. In a combination the further passes of other methods see unmoved embeddings.
+
+**Differences from the released code** (`run_glue_freelb.py` of zhuchen03/FreeLB). (1) Shared dropout masks exist in its
+patched ALBERT only; elsewhere each pass draws its own (`dropout="independent"`). (2) Its ALBERT scripts, but
+for QQP, do not project (`max_norm=None`), and they choose `m` apart from `epsilon`. `official()` has both, with the
+script's values for RTE. (3) Its projection turns a perturbation of exactly zero into NaN, here that stays zero. Its
+fairseq version counts ascents: `m` there is `n_passes = m + 1`.
+
+**Reference.** Zhu, Cheng, Gan, Sun, Goldstein, Liu. FreeLB: Enhanced Adversarial Training for Natural Language
+Understanding. ICLR 2020, arXiv:1909.11764.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from finetune_reg.embedding_perturbation import (
+    input_embeddings,
+    perturbed_embeddings,
+    refuse_half_precision,
+    token_mask,
+)
+from finetune_reg.hyperparameters import Count, NonNegative, Positive
+from finetune_reg.method import FineTuningMethod, TrainingContext
+from finetune_reg.random_replay import RandomReplay, extra_pass, in_main_pass
+
+
+def initial_perturbation(embeddings: torch.Tensor, mask: torch.Tensor, magnitude: float) -> torch.Tensor:
+    """Draw `U(-m, m) / sqrt(N)`, whose norm per example is at most `m`; magnitude 0 draws nothing.
+
+    Args:
+        embeddings: shape (batch, length, width).
+        mask: 1 for tokens, 0 for padding, shape (batch, length, 1).
+        magnitude: `m`.
+
+    Returns:
+        Shaped like `embeddings`, in float32 at least.
+    """
+    perturbation = torch.zeros_like(embeddings, dtype=torch.promote_types(embeddings.dtype, torch.float32))
+    if magnitude == 0:
+        return perturbation
+    n_coordinates = mask.sum(dim=(1, 2), keepdim=True) * embeddings.shape[-1]
+    return perturbation.uniform_(-1, 1).mul_(mask).mul_(magnitude / n_coordinates.sqrt())
+
+
+def ascend(
+    perturbation: torch.Tensor, gradient: torch.Tensor, step_size: float, max_norm: float | None
+) -> torch.Tensor:
+    """Return `delta + alpha g / max(|g|, 1e-8)`, scaled down to the norm `max_norm` where it is longer.
+
+    Args:
+        perturbation: `delta`, shape (batch, ...); norms are over all but the first dimension.
+        gradient: `g`, same shape.
+        step_size: `alpha`.
+        max_norm: `epsilon`, or None for no projection.
+    """
+    moved = torch.addcdiv(perturbation, gradient, _norm(gradient).clamp_min_(1e-8), value=step_size)
+    if max_norm is not None:
+        moved.mul_((max_norm / _norm(moved).clamp_min_(torch.finfo(moved.dtype).tiny)).clamp_max_(1.0))
+    return moved
+
+
+@dataclass
+class FreeLB(FineTuningMethod):
+    """Average the task loss over an adversarial path of the word embeddings.
+
+    Args:
+        n_passes: the paper's K, at least 1; K - 1 ascents lie between the passes.
+        step_size: norm of an ascent of one example, at least 0.
+        max_norm: largest norm of the perturbation of one example, above 0; None for no projection.
+        initial_magnitude: largest norm of the random start, at least 0; 0 starts at the clean embeddings.
+        dropout: `"shared"` gives all passes the masks of the first, `"independent"` draws anew.
+
+    Raises:
+        InputError: a value outside its range; at `setup`, weights in less than float32.
+    """
+
+    n_passes: Count = 3
+    step_size: NonNegative = 0.03
+    max_norm: Positive | None = 0.15
+    initial_magnitude: NonNegative = 0.15
+    dropout: Literal["shared", "independent"] = "shared"
+    _perturbation: torch.Tensor | None = field(default=None, init=False, repr=False, compare=False)
+    _replay: RandomReplay | None = field(default=None, init=False, repr=False, compare=False)
+    _main_pass: ExitStack = field(default_factory=ExitStack, init=False, repr=False, compare=False)
+    _undo: ExitStack = field(default_factory=ExitStack, init=False, repr=False, compare=False)
+
+    @classmethod
+    def official(
+        cls, n_passes: int = 3, step_size: float = 0.1, max_norm: float | None = None, initial_magnitude: float = 0.0
+    ) -> FreeLB:
+        """Return the released loop with its own dropout in each pass; the defaults are its ALBERT script's for RTE."""
+        return cls(n_passes, step_size, max_norm, initial_magnitude, dropout="independent")
+
+    @property
+    def passes_per_update(self) -> tuple[int, int]:
+        """K forward; K backward through the loss and K - 1 to the perturbations."""
+        return self.n_passes, 2 * self.n_passes - 1
+
+    def setup(self, model: nn.Module, context: TrainingContext) -> None:
+        """Perturb the main passes from now on, and watch them, if their masks are shared."""
+        if self.n_passes == 1 and self.initial_magnitude == 0:
+            return
+        refuse_half_precision(model, "FreeLB")
+        if self.n_passes > 1 and self.dropout == "shared":
+            self._replay = RandomReplay(model, self._undo)
+        # Drawn first: a replay, of this or another method, must begin after the start has been drawn.
+        begin = model.register_forward_pre_hook(self._begin_main_pass, prepend=True, with_kwargs=True)
+        end = model.register_forward_hook(self._end_main_pass, always_call=True)
+        self._undo.callback(begin.remove)
+        self._undo.callback(end.remove)
+
+    def extra_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor | float:
+        """Return the mean loss over the path less the loss of its first point."""
+        n_passes = self.n_passes
+        if n_passes == 1:
+            return 0.0
+        perturbation, loss, further_losses = self._perturbation, outputs.loss, 0.0
+        for t in range(1, n_passes):
+            (gradient,) = torch.autograd.grad(loss / n_passes, perturbation, retain_graph=True)
+            perturbation = ascend(perturbation.detach(), gradient, self.step_size, self.max_norm)
+            perturbation.mul_(token_mask(batch)).requires_grad_(t < n_passes - 1)
+            masks = extra_pass() if self._replay is None else self._replay.again(model.device)
+            with masks, perturbed_embeddings(model, perturbation):
+                loss = model(**batch).loss
+            further_losses = further_losses + loss
+        return (further_losses - (n_passes - 1) * outputs.loss) / n_passes
+
+    def finalize(self, model: nn.Module) -> None:
+        """Remove the hooks and drop the perturbation."""
+        self._main_pass.close()
+        self._undo.close()
+        self._perturbation = self._replay = None
+
+    def _begin_main_pass(self, model: nn.Module, arguments: tuple, batch: Mapping[str, torch.Tensor]) -> None:
+        if in_main_pass(model):
+            start = initial_perturbation(input_embeddings(model, batch), token_mask(batch), self.initial_magnitude)
+            self._perturbation = start.requires_grad_(self.n_passes > 1)
+            self._main_pass.enter_context(perturbed_embeddings(model, self._perturbation))
+
+    def _end_main_pass(self, model: nn.Module, arguments: tuple, outputs: Any) -> None:
+        self._main_pass.close()
+
+
+def _norm(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.flatten(1).norm(dim=1).view(-1, *[1] * (tensor.ndim - 1))

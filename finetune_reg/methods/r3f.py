@@ -1,0 +1,113 @@
+r"""R3F: outputs stay put when random noise is added to the input embeddings.
+
+**Idea.** Fine-tuning degrades representations it does not need for the task. R3F approximates a trust region: the
+prediction must not change under a little noise on the word embeddings. It is SMART without the adversary, at half the
+price.
+
+**Equation** (paper, section 2). With output `f(x)`, symmetric KL without a factor 1/2 and the batch mean,
+
+    loss + lambda KL_S(f(x), f(x + z)),       z ~ U(-sigma, sigma)  or  z ~ N(0, sigma^2).
+
+`lambda` is `strength`, `sigma` is `noise_scale`. Gradients flow through both passes; the task loss is that of the clean
+one. Regression compares by squared error.
+
+**Where it acts.** `extra_loss` runs the noised pass. Both passes draw their own dropout, as released, so that the term
+is mostly R-Drop's at `sigma = 1e-5`; `dropout="shared"` leaves the noise alone, for which `setup` watches the passes.
+
+**Differences from the released code** (`sentence_prediction_r3f.py` of facebookresearch/fairseq). (1) Its noised pass
+starts from detached embeddings, so that it does not train the embedding matrix (`detach_embeddings=True`). (2) For
+regression it computes the term and never adds it (`regression_term=False`). `official()` has both. R4F's spectral
+normalization of the head is not offered.
+
+**Reference.** Aghajanyan, Shrivastava, Gupta, Goyal, Zettlemoyer, Gupta. Better Fine-Tuning by Reducing
+Representational Collapse. ICLR 2021, arXiv:2008.03156.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from finetune_reg.embedding_perturbation import input_embeddings, perturbed_embeddings, refuse_half_precision
+from finetune_reg.hyperparameters import NonNegative
+from finetune_reg.method import FineTuningMethod, TrainingContext
+from finetune_reg.output_divergence import is_regression, output_divergence
+from finetune_reg.random_replay import RandomReplay, extra_pass
+
+
+def draw_noise(embeddings: torch.Tensor, scale: float, noise: Literal["uniform", "normal"]) -> torch.Tensor:
+    """Draw noise shaped like `embeddings`, in float32 at least.
+
+    Args:
+        embeddings: shape (batch, length, width).
+        scale: bound of the uniform, standard deviation of the normal distribution.
+        noise: the distribution.
+    """
+    drawn = torch.empty_like(embeddings, dtype=torch.promote_types(embeddings.dtype, torch.float32))
+    return drawn.uniform_(-scale, scale) if noise == "uniform" else drawn.normal_(0.0, scale)
+
+
+@dataclass
+class R3F(FineTuningMethod):
+    """Keep predictions where they are under random noise on the word embeddings.
+
+    Args:
+        strength: the paper's lambda, at least 0; 0 leaves the noised pass out.
+        noise_scale: the paper's sigma, at least 0, in the embedding's units.
+        noise: `"uniform"` in (-noise_scale, noise_scale) or `"normal"` with standard deviation noise_scale.
+        dropout: `"independent"` draws anew in the noised pass, `"shared"` repeats the masks of the clean one.
+        detach_embeddings: keep the gradient of the noised pass from the embedding matrix.
+        regression_term: whether regression models get the term at all.
+
+    Raises:
+        InputError: a value outside its range; at `setup`, weights in less than float32 or a multi-label model.
+    """
+
+    strength: NonNegative = 1.0
+    noise_scale: NonNegative = 1e-5
+    noise: Literal["uniform", "normal"] = "uniform"
+    dropout: Literal["independent", "shared"] = "independent"
+    detach_embeddings: bool = False
+    regression_term: bool = True
+    _replay: RandomReplay | None = field(default=None, init=False, repr=False, compare=False)
+    _undo: ExitStack = field(default_factory=ExitStack, init=False, repr=False, compare=False)
+
+    @classmethod
+    def official(
+        cls, strength: float = 1.0, noise_scale: float = 1e-5, noise: Literal["uniform", "normal"] = "uniform"
+    ) -> R3F:
+        """Return the released criterion: detached embeddings, nothing for regression."""
+        return cls(strength, noise_scale, noise, detach_embeddings=True, regression_term=False)
+
+    @property
+    def passes_per_update(self) -> tuple[int, int]:
+        """Two each, or one at strength 0."""
+        return (2, 2) if self.strength > 0 else (1, 1)
+
+    def setup(self, model: nn.Module, context: TrainingContext) -> None:
+        """Watch the main passes, if their masks are shared."""
+        if self.strength > 0:
+            refuse_half_precision(model, "R3F")
+            is_regression(model)
+            if self.dropout == "shared":
+                self._replay = RandomReplay(model, self._undo)
+
+    def extra_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor | float:
+        """Return the weighted divergence of the clean and a noised pass."""
+        if self.strength == 0 or (is_regression(model) and not self.regression_term):
+            return 0.0
+        noise = draw_noise(input_embeddings(model, batch), self.noise_scale, self.noise)
+        masks = extra_pass() if self._replay is None else self._replay.again(model.device)
+        with masks, perturbed_embeddings(model, noise, detach=self.detach_embeddings):
+            noised_logits = model(**batch).logits
+        return self.strength * output_divergence(model, outputs.logits, noised_logits)
+
+    def finalize(self, model: nn.Module) -> None:
+        """Stop watching."""
+        self._undo.close()
+        self._replay = None
