@@ -1,4 +1,4 @@
-"""The one kind of error that is the reader's to mend: a sentence that says what is wrong and what to do."""
+"""Errors that are the reader's to mend: a sentence says what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from difflib import get_close_matches
 
 class InputError(ValueError):
     """Something given to the package cannot be used. The message is meant for people."""
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss is no longer a finite number."""
+
+    def __init__(self, update: int, loss: float) -> None:
+        super().__init__(f"The loss is {loss} at update {update}: lower the learning rate.")
+        self.update, self.loss = update, loss
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
