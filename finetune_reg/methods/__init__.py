@@ -6,10 +6,27 @@ from typing import Any
 
 from finetune_reg.errors import unknown_name
 from finetune_reg.method import FineTuningMethod
+from finetune_reg.methods.attention_guided_weight_mixup import AttentionGuidedWeightMixup
+from finetune_reg.methods.child_tuning_d import ChildTuningD
+from finetune_reg.methods.child_tuning_f import ChildTuningF
 from finetune_reg.methods.combination import Combination
+from finetune_reg.methods.dps_dense import DPSDense
+from finetune_reg.methods.dps_mix import DPSMix
+from finetune_reg.methods.dropout_controls import PermutedDropout, ReversedDropout, UniformDropout
+from finetune_reg.methods.freelb import FreeLB
+from finetune_reg.methods.gaussian_dropout import GaussianDropout
+from finetune_reg.methods.guided_dropout import GuidedDropout
 from finetune_reg.methods.l2_sp import L2SP
+from finetune_reg.methods.layerwise_learning_rate_decay import LayerwiseLearningRateDecay
 from finetune_reg.methods.mixout import Mixout
+from finetune_reg.methods.noisy_tune import NoisyTune
 from finetune_reg.methods.pretrained_weight_decay import PretrainedWeightDecay
+from finetune_reg.methods.r3f import R3F
+from finetune_reg.methods.r_drop import RDrop
+from finetune_reg.methods.rec_adam import RecAdam
+from finetune_reg.methods.smart import SMART
+from finetune_reg.methods.top_k_layers import TopKLayers
+from finetune_reg.methods.top_layer_reinitialization import TopLayerReinitialization
 from finetune_reg.methods.vanilla import Vanilla
 from finetune_reg.typed_parameters import check_arguments
 
@@ -18,6 +35,25 @@ METHODS: dict[str, type[FineTuningMethod]] = {
     "mixout": Mixout,
     "l2_sp": L2SP,
     "pretrained_weight_decay": PretrainedWeightDecay,
+    "attention_guided_weight_mixup": AttentionGuidedWeightMixup,
+    "guided_dropout": GuidedDropout,
+    "uniform_dropout": UniformDropout,
+    "permuted_dropout": PermutedDropout,
+    "reversed_dropout": ReversedDropout,
+    "gaussian_dropout": GaussianDropout,
+    "layerwise_learning_rate_decay": LayerwiseLearningRateDecay,
+    "top_layer_reinitialization": TopLayerReinitialization,
+    "top_k_layers": TopKLayers,
+    "noisy_tune": NoisyTune,
+    "rec_adam": RecAdam,
+    "dps_dense": DPSDense,
+    "dps_mix": DPSMix,
+    "child_tuning_f": ChildTuningF,
+    "child_tuning_d": ChildTuningD,
+    "smart": SMART,
+    "r3f": R3F,
+    "r_drop": RDrop,
+    "freelb": FreeLB,
     "combination": Combination,
 }
 

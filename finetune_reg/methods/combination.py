@@ -37,7 +37,7 @@ class Combination(FineTuningMethod):
     """Apply several methods together, for example `Combination([Mixout(0.7), PretrainedWeightDecay(0.01)])`.
 
     Args:
-        members: at least one method.
+        members: at least one method; those of a combination among them stand in its place.
 
     Raises:
         InputError: no members, something that is not a method, or members that break a rule of this module.
@@ -47,12 +47,13 @@ class Combination(FineTuningMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.members = [leaf for m in self.members for leaf in (m.members if isinstance(m, Combination) else [m])]
         if not self.members:
             raise InputError("Combination needs at least one method.")
         for matches, reason in (
-            (lambda member: type(member).replaces_linears, "both replace the linear layers"),
+            (lambda member: member.replaces_linears, "both replace the linear layers"),
             (lambda member: member.sets_dropout, "both set the dropout rates"),
-            (_owns_optimizer, "each brings its own optimizer"),
+            (lambda member: member.brings_optimizer, "each brings its own optimizer"),
         ):
             clashing = [type(member).__name__ for member in self.members if matches(member)]
             if len(clashing) > 1:
@@ -68,11 +69,6 @@ class Combination(FineTuningMethod):
     def replaces_weight_decay(self) -> bool:
         """True when any member decays elsewhere."""
         return any(member.replaces_weight_decay for member in self.members)
-
-    @property
-    def sets_dropout(self) -> bool:
-        """True when a member sets dropout rates."""
-        return any(member.sets_dropout for member in self.members)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -93,7 +89,7 @@ class Combination(FineTuningMethod):
 
     def create_optimizer(self, model: nn.Module, context: TrainingContext) -> torch.optim.Optimizer:
         """Let the member with its own optimizer build it, or build the default."""
-        owner = next(filter(_owns_optimizer, self.members), super())
+        owner = next((member for member in self.members if member.brings_optimizer), super())
         return owner.create_optimizer(model, self._without_replaced_decay(context))
 
     def extra_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor | float:
@@ -117,7 +113,3 @@ class Combination(FineTuningMethod):
 
     def _without_replaced_decay(self, context: TrainingContext) -> TrainingContext:
         return replace(context, weight_decay=0.0) if self.replaces_weight_decay else context
-
-
-def _owns_optimizer(method: FineTuningMethod) -> bool:
-    return type(method).create_optimizer is not FineTuningMethod.create_optimizer
