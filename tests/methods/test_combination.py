@@ -20,8 +20,8 @@ from finetune_reg.methods import (
     Mixout,
     NoisyTune,
     PretrainedWeightDecay,
-    RecAdam,
     RDrop,
+    RecAdam,
     TopLayerReinitialization,
     Vanilla,
 )
