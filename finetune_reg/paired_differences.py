@@ -1,0 +1,96 @@
+"""How far two methods differ on equal seeds: the difference of a statistic with its interval and p-value.
+
+Scores have shape (tasks, seeds). A seed is one unit: it is resampled, and its two methods are exchanged, on all tasks
+at once. The statistics of the tasks are averaged with equal weight.
+
+- `mean`, `failed_fraction` and `probability_of_improvement` (percentage of pairs that the method wins, ties counting
+  half, minus 50) are means over seeds: `compare_paired` compares them with a sign-flip test, which
+  for failures on one task is McNemar's exact test and for wins the sign test.
+- `median`, `max` and `std` (ddof 1): percentile bootstrap over seeds, and a permutation test that exchanges the two
+  methods within seeds. For `std` each sample is centred at its median first, so that a difference in location is not
+  taken for one in spread; centred at its mean, a sample with one collapsed run in ten would be called more spread than
+  its like in up to half of all tests. The bootstrap of a maximum is rough: no resample exceeds the largest score seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from scipy import stats
+
+from finetune_reg.statistics import RESAMPLES, SEED, compare_paired
+
+Statistic = Literal["mean", "median", "max", "std", "failed_fraction", "probability_of_improvement"]
+STATISTICS: tuple[str, ...] = get_args(Statistic)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A statistic of one method minus that of another.
+
+    Attributes:
+        n: pairs of runs per task; `value`: the difference; `low`, `high`: its 95 % bootstrap interval; the three have
+            the unit of the scores, a probability of improvement percentage points.
+        p_value: two-sided, for no difference; 1 below two pairs.
+    """
+
+    n: int
+    value: float
+    low: float
+    high: float
+    p_value: float
+
+    def __neg__(self) -> Difference:
+        return Difference(self.n, -self.value, -self.high, -self.low, self.p_value)
+
+
+def difference_of(statistic: Statistic, scores: np.ndarray, reference: np.ndarray) -> Difference:
+    """Compare two methods on equal seeds.
+
+    Args:
+        statistic: what to compare; `"failed_fraction"` takes failures, 0 or 100, in place of scores.
+        scores, reference: shape (tasks, n), n >= 1, the same task and seed in the same place.
+    """
+    scores, reference = np.atleast_2d(scores).astype(float), np.atleast_2d(reference).astype(float)
+    if statistic in ("median", "max", "std"):
+        return _resampled(statistic, scores, reference)
+    if statistic == "probability_of_improvement":
+        scores, reference = 50 * np.sign(scores - reference), np.zeros_like(reference)
+    comparison = compare_paired(scores.mean(axis=0), reference.mean(axis=0))
+    return Difference(comparison.n, comparison.difference, comparison.low, comparison.high, comparison.p_value)
+
+
+def _resampled(statistic: Statistic, scores: np.ndarray, reference: np.ndarray) -> Difference:
+    n = scores.shape[1]
+    if n < 2:
+        value = float("nan") if statistic == "std" else float((scores - reference).mean())
+        return Difference(n, value, float("nan"), float("nan"), 1.0)
+
+    def of_seeds(seeds: np.ndarray, axis: int = -1) -> np.ndarray:
+        chosen = seeds.astype(int)
+        return (_of_each_task(statistic, scores[:, chosen]) - _of_each_task(statistic, reference[:, chosen])).mean(0)
+
+    def of_exchanged(signs: np.ndarray, axis: int = -1) -> np.ndarray:
+        ours, theirs = (np.expand_dims(sample, tuple(range(1, signs.ndim))) for sample in exchangeable)
+        first, second = np.where(signs > 0, ours, theirs), np.where(signs > 0, theirs, ours)
+        return (_of_each_task(statistic, first) - _of_each_task(statistic, second)).mean(0)
+
+    exchangeable = scores, reference
+    if statistic == "std":
+        exchangeable = [sample - np.median(sample, axis=1, keepdims=True) for sample in exchangeable]
+    seeds, options = np.arange(n), {"n_resamples": RESAMPLES, "vectorized": True}
+    interval = stats.bootstrap(
+        (seeds,), of_seeds, method="percentile", rng=np.random.default_rng(SEED), **options
+    ).confidence_interval
+    test = stats.permutation_test(
+        (np.ones(n),), of_exchanged, permutation_type="samples", rng=np.random.default_rng(SEED), **options
+    )
+    return Difference(n, float(of_seeds(seeds)), float(interval.low), float(interval.high), float(test.pvalue))
+
+
+def _of_each_task(statistic: Statistic, scores: np.ndarray) -> np.ndarray:
+    if statistic == "median":
+        return np.median(scores, axis=-1)
+    return scores.max(axis=-1) if statistic == "max" else scores.std(axis=-1, ddof=1)
