@@ -4,8 +4,8 @@ Scores have shape (tasks, seeds). A seed is one unit: it is resampled, and its t
 at once. The statistics of the tasks are averaged with equal weight.
 
 - `mean`, `failed_fraction` and `probability_of_improvement` (percentage of pairs that the method wins, ties counting
-  half, minus 50) are means over seeds: `compare_paired` compares them with a sign-flip test, which
-  for failures on one task is McNemar's exact test and for wins the sign test.
+  half, minus 50) are means over seeds: `compare_paired` gives them a t interval and a sign-flip test, which for
+  failures on one task is McNemar's exact test and for wins the sign test.
 - `median`, `max` and `std` (ddof 1): percentile bootstrap over seeds, and a permutation test that exchanges the two
   methods within seeds. For `std` each sample is centred at its median first, so that a difference in location is not
   taken for one in spread; centred at its mean, a sample with one collapsed run in ten would be called more spread than
@@ -31,7 +31,7 @@ class Difference:
     """A statistic of one method minus that of another.
 
     Attributes:
-        n: pairs of runs per task; `value`: the difference; `low`, `high`: its 95 % bootstrap interval; the three have
+        n: pairs of runs per task; `value`: the difference; `low`, `high`: its 95 % interval, as above; the three have
             the unit of the scores, a probability of improvement percentage points.
         p_value: two-sided, for no difference; 1 below two pairs.
     """

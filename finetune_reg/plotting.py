@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from math import ceil
 from pathlib import Path
+from textwrap import wrap
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from finetune_reg.records import FINISHED
+from finetune_reg.results import passes_of, score_matrix
+from finetune_reg.statistics import expected_validation_performance
 
 PALETTE = sns.color_palette("colorblind")
+DASHES = ("-", "--", ":", "-.")
+COLUMNS = 4
 METRIC_LABELS = {
     "accuracy": "accuracy",
     "f1": "F1",
@@ -49,49 +60,145 @@ def plot_scores(table: pd.DataFrame, axes: Axes, palette: dict | None = None) ->
     """
     palette = palette or method_palette(list(dict.fromkeys(table.method_label)))
     labels = list(palette)
+    scored = table[table.score.notna()].assign(score=lambda runs: runs.score.astype(float))
     options = {"x": "score", "y": "method_label", "hue": "method_label", "order": labels, "ax": axes}
     options |= {"palette": palette, "legend": False}
-    boxed = table[table.groupby("method_label").score.transform("count") >= 5]
+    boxed = scored[scored.groupby("method_label").score.transform("count") >= 5]
     if len(boxed):
         sns.boxplot(boxed, **options, fliersize=0, width=0.5, boxprops={"alpha": 0.35})
-    sns.stripplot(table, **options, jitter=0.15, size=6, edgecolor="white", linewidth=0.6)
-    axes.axvline(table.majority_score.iloc[0], color="0.35", linestyle="--", linewidth=1)
+    if len(scored):
+        sns.stripplot(scored, **options, jitter=0.15, size=6, edgecolor="white", linewidth=0.6)
+    axes.axvline(_majority(table), color="0.35", linestyle="--", linewidth=1)
     axes.set(title=table.task.iloc[0], xlabel=METRIC_LABELS[table.metric.iloc[0]])
     axes.set(ylabel="", ylim=(len(labels) - 0.5, -0.5))
+    axes.set_yticks(range(len(labels)), [_wrapped(label) for label in labels])
     axes.xaxis.set_major_locator(MaxNLocator(5))
 
 
-def plot_learning_curves(table: pd.DataFrame, axes: Axes, palette: dict | None = None) -> None:
+def plot_learning_curves(table: pd.DataFrame, axes: Axes, palette: dict | None = None, average: bool = False) -> None:
     """Draw the primary metric after each evaluated epoch, one line per run, coloured by method.
 
     Args:
         table: rows of `results_table` for one task.
+        palette: colours by method label.
+        average: draw runs faintly, and the mean of each method's runs over them.
     """
     palette = palette or method_palette(list(dict.fromkeys(table.method_label)))
-    for run in table.itertuples():
-        history = pd.DataFrame(json.loads(run.history))
-        if len(history):
-            axes.plot(history.epoch, history[run.metric], color=palette[run.method_label], alpha=0.7, marker=".")
-    axes.axhline(table.majority_score.iloc[0], color="0.35", linestyle="--", linewidth=1)
+    for label, runs in table.groupby("method_label", sort=False):
+        style = {"color": palette[label], "linestyle": _dash(label, palette)}
+        histories = [pd.DataFrame(json.loads(history)) for history in runs.history]
+        metric = runs.metric.iloc[0]
+        curves = [history.set_index("epoch")[metric] for history in histories if len(history)]
+        for curve in curves:
+            faint = {"alpha": 0.3, "linewidth": 0.8} if average else {"alpha": 0.7, "marker": "."}
+            axes.plot(curve.index, curve, **style, **faint)
+        if average and curves:
+            mean = pd.concat(curves, axis=1).mean(axis=1)
+            axes.plot(mean.index, mean, **style, linewidth=2, marker=".")
+    axes.axhline(_majority(table), color="0.35", linestyle="--", linewidth=1)
     axes.set(title=table.task.iloc[0], xlabel="epoch", ylabel=METRIC_LABELS[table.metric.iloc[0]])
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def plot_expected_performance(table: pd.DataFrame, axes: Axes, palette: dict | None = None) -> None:
+    """Draw the expected best of k runs (with replacement) against what k runs cost, one line per method.
+
+    Args:
+        table: rows of `results_table` of one recipe for one task; methods without a finished run are left out.
+        palette: colours by method label.
+    """
+    palette = palette or method_palette(list(dict.fromkeys(table.method_label)))
+    for label, runs in table[table.status.isin(FINISHED)].groupby("method_label", sort=False):
+        expected = expected_validation_performance(score_matrix(runs).to_numpy().ravel())
+        cost = passes_of(runs).mean() * np.arange(1, len(expected) + 1)
+        axes.plot(cost, expected, color=palette[label], linestyle=_dash(label, palette), marker=".")
+    axes.set(title=table.task.iloc[0], xlim=(0, None))
+    axes.set_xlabel("forward + backward passes", fontsize="small")
+    axes.set(ylabel=f"expected best\n{METRIC_LABELS[table.metric.iloc[0]]}")
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def scores_figure(table: pd.DataFrame) -> Figure:
-    """Draw all tasks of a table side by side; the dashed line is the best constant prediction."""
-    tasks = list(dict.fromkeys(table.task))
-    labels = list(dict.fromkeys(table.method_label))
-    palette = method_palette(labels)
-    figure, grid = plt.subplots(
-        1, len(tasks), figsize=(3.1 * len(tasks) + 1.5, 1.2 + 0.55 * len(labels)), sharey=True, squeeze=False
-    )
-    for axes, task in zip(grid[0], tasks, strict=True):
-        plot_scores(table[table.task == task], axes, palette)
+    """Draw the scores of all tasks side by side; the dashed line is the best constant prediction."""
+    labels = table.method_label.nunique()
+    return _facets(table, plot_scores, height=1.2 + 0.55 * labels, width=2.7, margin=2.2, legend=False, sharey=True)
+
+
+def learning_curves_figure(table: pd.DataFrame) -> Figure:
+    """Draw the learning curves of all tasks side by side, runs faintly, means boldly."""
+    return _facets(table, lambda *arguments: plot_learning_curves(*arguments, average=True))
+
+
+def expected_performance_figure(table: pd.DataFrame) -> Figure:
+    """Draw the expected best score against cost, all tasks side by side."""
+    return _facets(table, plot_expected_performance)
+
+
+def improvement_figure(aggregates: pd.DataFrame) -> Figure:
+    """Draw the probability of improvement over the baseline with its interval, one row per method.
+
+    Args:
+        aggregates: as from `results.aggregate_table`.
+    """
+    palette = method_palette(list(aggregates.method))
+    compared = aggregates[aggregates.improvement.notna()].reset_index()
+    figure, axes = plt.subplots(figsize=(7.5, 1.2 + 0.45 * len(compared)))
+    for row in compared.itertuples():
+        axes.plot([row.improvement_low, row.improvement_high], [row.Index] * 2, color=palette[row.method], linewidth=3)
+        axes.plot(row.improvement, row.Index, "o", color=palette[row.method], markersize=8)
+    axes.axvline(0.5, color="0.35", linestyle="--", linewidth=1)
+    axes.set(xlim=(-0.02, 1.02), ylim=(len(compared) - 0.5, -0.5), xlabel="probability of improvement over vanilla")
+    axes.set_yticks(range(len(compared)), [_wrapped(label) for label in compared.method])
+    axes.grid(axis="y", visible=False)
     return figure
 
 
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure and close it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    figure.savefig(path, dpi=160)
     plt.close(figure)
     return path
+
+
+def _facets(
+    table: pd.DataFrame,
+    plot: Callable[[pd.DataFrame, Axes, dict], None],
+    height: float = 3.0,
+    width: float = 3.1,
+    margin: float = 0.3,
+    legend: bool = True,
+    sharey: bool = False,
+) -> Figure:
+    """Call `plot` on each task's rows, four to a line; sizes in inches."""
+    tasks, palette = list(dict.fromkeys(table.task)), method_palette(list(dict.fromkeys(table.method_label)))
+    columns = min(len(tasks), COLUMNS)
+    lines = ceil(len(tasks) / columns)
+    across = 1 if max(map(len, palette)) > 40 else min(columns, 3)
+    below = 0.2 + 0.22 * ceil(len(palette) / across) if legend else 0.0
+    size = (max(width * columns + margin, 4.5), height * lines + below)
+    figure, grid = plt.subplots(lines, columns, figsize=size, sharey=sharey, squeeze=False)
+    for axes, task in zip(grid.flat, tasks, strict=False):
+        plot(table[table.task == task], axes, palette)
+    for axes in grid.flat[len(tasks) :]:
+        axes.remove()
+    if legend:
+        lines_by_label = [Line2D([], [], color=c, linestyle=_dash(label, palette)) for label, c in palette.items()]
+        figure.legend(
+            lines_by_label, palette, loc="outside lower center", ncols=across, frameon=False, fontsize="small"
+        )
+    return figure
+
+
+def _dash(label: str, palette: dict) -> str:
+    """Tell methods of equal colour apart when there are more methods than colours."""
+    return DASHES[list(palette).index(label) // len(PALETTE) % len(DASHES)]
+
+
+def _majority(table: pd.DataFrame) -> float:
+    return float(table.majority_score.astype(float).max())
+
+
+def _wrapped(label: str) -> str:
+    return "\n".join(wrap(label, 30, break_long_words=False))

@@ -1,95 +1,223 @@
-"""Records in, a page out: the table of all settings and one figure, with counts and intervals."""
+"""Records in, one page out: tables with counts and intervals, figures, published figures, claims, and what is missing.
+
+The page, `report.html`, needs no other file and no network; `report.html.jinja` is its template.
+"""
 
 from __future__ import annotations
 
-import json
-import math
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from matplotlib.figure import Figure
 
-from finetune_reg.plotting import save, scores_figure, use_style
-from finetune_reg.results import collect, summary_table
+from finetune_reg import plotting
+from finetune_reg.checklist import checklist, checklist_items, code_version, environment_facts
+from finetune_reg.claims import Verdict, judge_all, load_claims
+from finetune_reg.errors import InputError
+from finetune_reg.experiment import RunSettings
+from finetune_reg.published_results import load_published_results
+from finetune_reg.records import FINISHED
+from finetune_reg.report_tables import (
+    HEADERS,
+    PageTable,
+    aggregates_table,
+    number,
+    published_table,
+    scores_table,
+    unfinished_table,
+    waiting_table,
+)
+from finetune_reg.results import (
+    RECIPE,
+    aggregate_table,
+    beside_published,
+    by_recipe,
+    collect,
+    short_name,
+    summary_table,
+)
+
+__all__ = ["HEADERS", "checklist", "write_report"]
 
 TOY = "Pocket is a toy, an embedded world with its own small language: no claim of a paper is settled on it."
-LEGEND = """*n*: finished seeds. *failed*: seeds that diverged or do not beat the best constant prediction (dashed
-line). Scores are of the last epoch on the development set, times 100. *std* has ddof 1; intervals are 95 % bootstrap
-intervals of the mean; *minus vanilla* is the mean paired difference on equal seeds with its interval, *p* the two-sided
-sign-flip permutation test, not corrected for the number of comparisons."""
-HEADERS = ["task", "method", "n", "failed", "mean ± std", "95 % interval", "median", "max", "minus vanilla", "p"]
+CSS_PIXELS_PER_INCH = 96
+# Runs on which claims are judged together; a control may train for more epochs than the method.
+SCALE = [name for name in RECIPE if name not in ("epochs", "evaluate_every", "seed_subset")]
 
 
-def write_report(output_dir: Path | str) -> tuple[Path, dict[str, list[list[str]]]]:
-    """Summarize the records below a folder in `report.md`, `scores_*.png` and `results.parquet`.
+@dataclass
+class PageFigure:
+    """A figure as the page shows it: the PNG in base64, its text for those who cannot see it, its width in pixels."""
+
+    data: str
+    alt: str
+    caption: str
+    width: int
+
+
+@dataclass
+class Section:
+    """The part of a page about runs that differ in task, method and seeds only."""
+
+    heading: str
+    is_toy: bool
+    settings: str
+    scores: PageTable
+    aggregates: PageTable
+    published: PageTable
+    figures: list[PageFigure]
+
+
+@dataclass
+class JudgedClaims:
+    """Verdicts on all claims by the runs of one scale; `refusal` says why there are none."""
+
+    heading: str
+    judged: list[Verdict] = field(default_factory=list)
+    not_run: list[Verdict] = field(default_factory=list)
+    refusal: str = ""
+
+
+def write_report(
+    output_dir: Path | str,
+    planned: Sequence[RunSettings] | None = None,
+    published: pd.DataFrame | None = None,
+) -> tuple[Path, dict[str, list[list[str]]]]:
+    """Write `report.html` about the records below a folder, and beside it its figures (PNG) and `results.parquet`.
+
+    Args:
+        output_dir: a folder with records.
+        planned: the runs of the plan, to tell which left no record; None if there is no plan.
+        published: figures of papers, see `beside_published`; None takes those that come with the package.
 
     Returns:
-        The path of the page, and the rows of its tables (see `table_rows`) by heading.
+        The path of the page, and the rows of its tables of scores (under `HEADERS`) by heading.
 
     Raises:
         InputError: there are no records.
     """
     output_dir = Path(output_dir)
     table = collect(output_dir, output_dir / "results.parquet")
-    use_style()
-    parts, tables = ["# Report", ""], {}
-    for (source, model), group in table.groupby(["source", "model_name"], sort=False):
-        figure = save(scores_figure(group), output_dir / f"scores_{_slug(source)}_{_slug(model)}.png")
-        heading = f"Model {model}, source {source}"
-        tables[heading] = table_rows(summary_table(group))
-        parts += [f"## {heading}", ""]
-        parts += [TOY, ""] if source == "pocket" else []
-        parts += [_settings_line(group), "", markdown_table(tables[heading]), ""]
-        parts += [f"![Scores by task and method, one point per seed]({figure.name})", ""]
-    parts += [LEGEND, ""]
-    page = output_dir / "report.md"
-    page.write_text("\n".join(parts))
-    return page, tables
+    published = load_published_results() if published is None else published
+    plotting.use_style()
+    sections = [_section(heading, runs, output_dir, published) for heading, runs in by_recipe(table)]
+    recorded = set(table.run_id)
+    page = output_dir / "report.html"
+    text = _template().render(
+        title=f"Report: {', '.join(dict.fromkeys(table.model_name.map(short_name)))}",
+        header=_header(table),
+        sections=sections,
+        toy=TOY,
+        claims=[judged_claims(runs) for _, runs in table.groupby(SCALE, dropna=False, sort=False)],
+        n_planned=None if planned is None else len(planned),
+        waiting=waiting_table(run for run in planned or () if run.run_id not in recorded),
+        unfinished=unfinished_table(table),
+        checklist=checklist_items(table),
+    )
+    page.write_text(text, encoding="utf-8")
+    return page, {section.heading: section.scores.rows for section in sections}
 
 
-def markdown_table(rows: list[list[str]]) -> str:
-    """Format rows under `HEADERS`, numbers to the right."""
-    alignment = ["---", "---", *["---:"] * (len(HEADERS) - 2)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [HEADERS, alignment, *rows])
+def judged_claims(table: pd.DataFrame) -> JudgedClaims:
+    """Judge every claim on the runs of one scale; a table that mixes recipes gives the reason in place of verdicts."""
+    claims = JudgedClaims(next(by_recipe(table))[0])
+    try:
+        verdicts = judge_all(load_claims(), table)
+    except InputError as error:
+        claims.refusal = str(error)
+        return claims
+    claims.judged = [verdict for verdict in verdicts if verdict.outcome != "not run"]
+    claims.not_run = [verdict for verdict in verdicts if verdict.outcome == "not run"]
+    return claims
 
 
-def table_rows(summary: pd.DataFrame) -> list[list[str]]:
-    """Format `summary_table` for people, one list of `HEADERS` per row, scores times 100."""
-    rows = []
-    for row in summary.itertuples():
-        paired = getattr(row, "paired_difference", math.nan)
-        rows.append(
-            [
-                f"{row.task} ({row.metric})",
-                row.method,
-                str(row.n),
-                str(row.failed),
-                f"{_percent(row.mean)} ± {_percent(row.std)}",
-                _interval(row.low, row.high),
-                _percent(row.median),
-                _percent(row.max),
-                "" if math.isnan(paired) else f"{100 * paired:+.1f} {_interval(row.paired_low, row.paired_high)}",
-                "" if math.isnan(paired) else f"{row.paired_p_value:.3f}",
-            ]
+def _section(heading: str, runs: pd.DataFrame, output_dir: Path, published: pd.DataFrame) -> Section:
+    summary, aggregates = summary_table(runs), aggregate_table(runs)
+    return Section(
+        heading=heading,
+        is_toy=bool((runs.source == "pocket").all()),
+        settings=", ".join(f"{name} {number(runs[name].iloc[0])}" for name in RECIPE[2:]),
+        scores=scores_table(summary),
+        aggregates=aggregates_table(aggregates),
+        published=published_table(beside_published(summary, published)),
+        figures=[
+            _page_figure(figure, output_dir / f"{name}_{_slug(heading)}.png", alt, caption)
+            for name, figure, alt, caption in _figures(runs, aggregates)
+        ],
+    )
+
+
+def _figures(runs: pd.DataFrame, aggregates: pd.DataFrame) -> list[tuple[str, Figure, str, str]]:
+    """Return name, figure, text for those who cannot see it, and caption."""
+    what = f"{', '.join(dict.fromkeys(runs.task))}; methods: {', '.join(dict.fromkeys(runs.method_label))}"
+    figures = [
+        (
+            "scores",
+            plotting.scores_figure(runs),
+            f"Score of each seed after the last epoch on {what}. The table above has the numbers.",
+            "Scores of the last epoch, not times 100. One point is one seed; from five seeds on a box shows the "
+            "quartiles; the dashed line is the best constant prediction.",
+        ),
+        (
+            "learning_curves",
+            plotting.learning_curves_figure(runs),
+            f"Score after each evaluated epoch on {what}.",
+            "Learning curves on the development set: faint lines are runs, bold lines the means of methods.",
+        ),
+    ]
+    if runs.status.isin(FINISHED).any():
+        figures.append(
+            (
+                "expected_performance",
+                plotting.expected_performance_figure(runs),
+                f"Expected best score against the cost in passes on {what}.",
+                "Expected validation performance: the best of k runs, drawn with replacement from those made, in "
+                "expectation, against the passes of k runs. The best is chosen on the development set, hence "
+                "optimistic. A diverged run counts as the best constant prediction.",
+            )
         )
-    return rows
+    if aggregates.improvement.notna().any():
+        figures.append(
+            (
+                "improvement",
+                plotting.improvement_figure(aggregates),
+                f"Probability of improvement over vanilla with intervals, across {what}.",
+                "Probability that a run beats one of vanilla on a task drawn at random, with its 95 % interval. "
+                "On the dashed line both win equally often.",
+            )
+        )
+    return figures
 
 
-def _settings_line(group: pd.DataFrame) -> str:
-    names = ["n_train", "epochs", "batch_size", "learning_rate", "warmup_fraction", "weight_decay", "pretrained"]
-    values = (f"{name} {', '.join(str(value) for value in group[name].unique())}" for name in names)
-    devices = ", ".join(sorted({json.loads(text)["device"] for text in group.environment}))
-    minutes = group.wall_seconds.sum() / 60
-    cost = f"{len(group)} runs, {minutes:.1f} minutes of training and evaluation on {devices}"
-    return f"Settings: {'; '.join(values)}. {cost}."
+def _page_figure(figure: Figure, path: Path, alt: str, caption: str) -> PageFigure:
+    width = round(CSS_PIXELS_PER_INCH * figure.get_figwidth())
+    data = base64.b64encode(plotting.save(figure, path).read_bytes()).decode()
+    return PageFigure(data, alt, caption, width)
 
 
-def _percent(value: float) -> str:
-    return "–" if math.isnan(value) else f"{100 * value:.1f}"
+def _header(table: pd.DataFrame) -> list[tuple[str, str]]:
+    facts = environment_facts(table)
+    statuses = ", ".join(f"{count} {status}" for status, count in table.status.value_counts().items())
+    finished = sorted(table.finished_at.dropna())
+    return [
+        ("Runs", f"{len(table)} ({statuses}); {table.method_label.nunique()} methods, {table.task.nunique()} tasks"),
+        ("Finished", f"{finished[0]} to {finished[-1]}" if finished else "unknown"),
+        ("Time", f"{table.wall_seconds.sum() / 60:.1f} minutes of training and evaluation"),
+        ("Hardware", f"{facts['device']}, {facts['platform']}, torch threads {facts['threads']}"),
+        ("Versions", ", ".join(f"{name} {facts[name]}" for name in ("python", "torch", "transformers", "numpy"))),
+        ("Code", code_version(facts)),
+    ]
 
 
-def _interval(low: float, high: float) -> str:
-    return "" if math.isnan(low) else f"[{_percent(low)}, {_percent(high)}]"
+def _template() -> Template:
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment.get_template("report.html.jinja")
 
 
 def _slug(text: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in text).strip("-")
+    return "-".join("".join(c if c.isalnum() or c == "." else " " for c in text).split())

@@ -1,8 +1,9 @@
-"""From records to one tidy table, and from the table to summaries per setting."""
+"""From records to one tidy table, and from the table to summaries per setting and over tasks."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,16 @@ import pandas as pd
 from finetune_reg.errors import InputError
 from finetune_reg.experiment import SEEDS, SETTING_TYPES
 from finetune_reg.methods import METHODS
-from finetune_reg.records import RunRecord, read_records
-from finetune_reg.statistics import compare_paired, summarize
+from finetune_reg.records import FINISHED, RunRecord, read_records
+from finetune_reg.statistics import compare_paired, holm, interquartile_mean, probability_of_improvement, summarize
 
 # What two runs must share to be compared: every setting but the method and the seeds of the run.
 SETTING = [name for name in SETTING_TYPES if name not in ("method", "method_hyperparameters", *SEEDS)]
+RECIPE = [name for name in SETTING if name != "task"]
+BASELINE = "Vanilla()"
+AGGREGATES = ["method", "tasks", "runs", "mean_passes", "iqm", "iqm_low", "iqm_high"]
+AGGREGATES += ["improvement", "improvement_low", "improvement_high"]
+PUBLISHED_STATISTICS = ["mean", "std", "median", "max"]
 
 
 def collect(output_dir: Path | str, out: Path | str | None = None) -> pd.DataFrame:
@@ -75,12 +81,34 @@ def method_label(name: str, hyperparameters: dict[str, Any]) -> str:
     return f"{METHODS[name].__name__}({', '.join(shown)})"
 
 
-def summary_table(table: pd.DataFrame, baseline: str = "Vanilla()") -> pd.DataFrame:
+def by_recipe(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Split a table into runs that differ in nothing but task, method and seeds.
+
+    Yields:
+        A heading (model, source and whatever else differs between the parts) and the runs.
+    """
+    varying = [
+        name for name in RECIPE if table[name].nunique(dropna=False) > 1 and name not in ("model_name", "source")
+    ]
+    for values, group in table.groupby(RECIPE, dropna=False, sort=False):
+        recipe = dict(zip(RECIPE, values, strict=True))
+        parts = [f"Model {short_name(recipe['model_name'])}", f"source {short_name(recipe['source'])}"]
+        parts += [f"{name} {'all' if pd.isna(recipe[name]) else recipe[name]}" for name in varying]
+        yield ", ".join(parts), group
+
+
+def short_name(name: str) -> str:
+    """Return the last part of the path of a folder, any other name as it is."""
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def summary_table(table: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
     """Summarize each setting and method over seeds, and compare it with the baseline on equal seeds.
 
     Returns:
         One row per setting and method: the fields of `Summary` and, where the baseline has the same seeds, the
-        paired difference with its interval and p-value.
+        paired difference with its interval, its p-value, and `paired_holm`, the p-value after Holm's correction over
+        all comparisons in the table.
     """
     rows = []
     for setting, group in table.groupby(SETTING, dropna=False, sort=False):
@@ -89,7 +117,7 @@ def summary_table(table: pd.DataFrame, baseline: str = "Vanilla()") -> pd.DataFr
             scores = runs.set_index(list(SEEDS)).score
             row = dict(zip(SETTING, setting, strict=True)) | {"method": label, "metric": runs.metric.iloc[0]}
             failed = int((runs.below_majority.fillna(True)).astype(bool).sum())
-            row |= vars(summarize(scores.dropna(), failed))
+            row |= {"method_name": runs.method.iloc[0], **vars(summarize(scores.dropna(), failed))}
             paired = pd.concat([scores, reference], axis=1, keys=["ours", "reference"]).dropna()
             if label != baseline and len(paired):
                 row |= {
@@ -97,4 +125,98 @@ def summary_table(table: pd.DataFrame, baseline: str = "Vanilla()") -> pd.DataFr
                     for name, value in vars(compare_paired(paired.ours, paired.reference)).items()
                 }
             rows.append(row)
-    return pd.DataFrame(rows)
+    summary = pd.DataFrame(rows)
+    return summary.assign(paired_holm=holm(summary.paired_p_value)) if "paired_p_value" in summary else summary
+
+
+def score_matrix(table: pd.DataFrame) -> pd.DataFrame:
+    """Arrange the runs of one method and recipe as a matrix.
+
+    A diverged run counts as the best constant prediction; runs without a result are left out.
+
+    Args:
+        table: rows of `results_table` that differ in task and seeds only.
+
+    Returns:
+        Shape (runs, tasks), indexed by the seeds that are present for all tasks.
+
+    Raises:
+        InputError: several methods or recipes, or no seed that is present for all tasks.
+    """
+    for name in ("method_label", *RECIPE):
+        if len(found := table[name].unique()) > 1:
+            raise InputError(
+                f"A matrix of scores holds one method and recipe, not {name} {', '.join(map(str, found))}."
+            )
+    finished = table[table.status.isin(FINISHED)]
+    scores = finished.assign(score=finished.score.astype(float).fillna(finished.majority_score.astype(float)))
+    matrix = scores.pivot(index=list(SEEDS), columns="task", values="score").dropna()
+    if matrix.empty:
+        raise InputError("No seed has a finished run on all tasks: run the same seeds on each task.")
+    return matrix
+
+
+def aggregate_table(table: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
+    """Aggregate each method over tasks.
+
+    Args:
+        table: rows of `results_table` of one recipe. Methods without a seed that is finished on all their tasks are
+            left out.
+
+    Returns:
+        One row per method: `tasks`, `runs` (seeds on each task), `mean_passes` (forward and backward, of one run),
+        `iqm` with `iqm_low`, `iqm_high`, and `improvement` with `improvement_low`, `improvement_high`: the probability
+        of improvement over the baseline on the tasks both have; NaN for the baseline.
+
+    Raises:
+        InputError: several recipes.
+    """
+    finished = table[table.status.isin(FINISHED)]
+    matrices = {
+        label: score_matrix(runs)
+        for label, runs in finished.groupby("method_label", sort=False)
+        if runs.groupby(list(SEEDS)).task.nunique().max() == runs.task.nunique()
+    }
+    passes = passes_of(finished).groupby(finished.method_label).mean()
+    rows = []
+    for label, matrix in matrices.items():
+        iqm = interquartile_mean(matrix.to_numpy())
+        row = {"method": label, "tasks": matrix.shape[1], "runs": len(matrix), "mean_passes": passes[label]}
+        row |= {"iqm": iqm.value, "iqm_low": iqm.low, "iqm_high": iqm.high}
+        common = matrix.columns.intersection(matrices[baseline].columns) if baseline in matrices else []
+        if label != baseline and len(common):
+            found = probability_of_improvement(matrix[common].to_numpy(), matrices[baseline][common].to_numpy())
+            row |= {"improvement": found.value, "improvement_low": found.low, "improvement_high": found.high}
+        rows.append(row)
+    return pd.DataFrame(rows).reindex(columns=AGGREGATES)
+
+
+def passes_of(table: pd.DataFrame) -> pd.Series:
+    """Return the forward plus backward passes of each run."""
+    return table.forward_passes.astype(float) + table.backward_passes.astype(float)
+
+
+def beside_published(summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+    """Put published figures beside ours: same method, task, metric and model.
+
+    Hyperparameters, number of training rows and number of runs may differ; the columns tell.
+
+    Args:
+        summary: as from `summary_table`.
+        published: one row per figure, with the columns paper, method_name, model, task, metric, n_train, statistic,
+            value (points) and source, as from `load_published_results`; only scores in points, on the development
+            set, are used where it has the columns unit and split.
+
+    Returns:
+        One row per row of `summary` and published method: the columns of both, the published ones with the prefix
+        `published_`, a column for each of `PUBLISHED_STATISTICS`. Empty if none matches.
+    """
+    for column, wanted in (("unit", "points"), ("split", "dev")):
+        published = published[published[column] == wanted] if column in published else published
+    same = ["method_name", "task", "metric", "model"]
+    facts = [name for name in ("paper", "source", "method", "n_train", "n_runs", "setting") if name in published]
+    figures = published[published.statistic.isin(PUBLISHED_STATISTICS)]
+    figures = figures.groupby([*same, *facts, "statistic"], dropna=False, sort=False).value.first()
+    figures = figures.unstack("statistic").reindex(columns=PUBLISHED_STATISTICS).reset_index(facts)
+    model = summary.model_name.map(lambda name: Path(name).name.lower())
+    return summary.assign(model=model).merge(figures.add_prefix("published_").reset_index(), on=same)

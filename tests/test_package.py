@@ -67,7 +67,7 @@ def test_modules_stay_small():
         assert len(path.read_text().splitlines()) <= 300, path
 
 
-def test_a_wheel_carries_pocket_and_the_template(tmp_path):
+def test_a_wheel_carries_pocket_the_template_the_claims_and_the_report(tmp_path):
     command = [
         sys.executable,
         "-m",
@@ -85,14 +85,15 @@ def test_a_wheel_carries_pocket_and_the_template(tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     script = (
         "from finetune_reg import RunSettings, run; from finetune_reg.sweep import TEMPLATE, find_plan;"
-        "assert TEMPLATE.is_file() and find_plan('pocket').is_file();"
-        "print(run(RunSettings(n_train=8, epochs=1), 'runs').status)"
+        "from finetune_reg.claims import load_claims; from finetune_reg.report import write_report;"
+        "assert TEMPLATE.is_file() and find_plan('pocket').is_file() and load_claims();"
+        "print(run(RunSettings(n_train=8, epochs=1), 'runs').status, write_report('runs')[0].is_file())"
     )
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
     finished = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
-    assert finished.stdout.strip() == "ok", finished.stderr
+    assert finished.stdout.strip() == "ok True", finished.stderr
     assert (tmp_path / "runs" / "records").is_dir()
 
 

@@ -1,100 +1,236 @@
-"""Records -> table -> summary -> page."""
+"""Records -> figures, page and checklist."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
+from recorded_runs import recorded_run
 
 from finetune_reg.errors import InputError
-from finetune_reg.experiment import RunSettings, run
-from finetune_reg.plotting import plot_learning_curves, scores_figure
-from finetune_reg.report import write_report
-from finetune_reg.results import collect, load_results, method_label, summary_table
+from finetune_reg.experiment import RunSettings
+from finetune_reg.plotting import (
+    expected_performance_figure,
+    improvement_figure,
+    learning_curves_figure,
+    plot_learning_curves,
+    scores_figure,
+)
+from finetune_reg.records import write_record
+from finetune_reg.report import HEADERS, checklist, write_report
+from finetune_reg.results import aggregate_table, collect
+
+DIVERGED = "The loss is nan at update 3: lower the learning rate."
+
+
+def _records():
+    for task in ("rte", "stsb"):
+        for seed in range(6):
+            yield recorded_run(task, seed=seed, score=0.60 + 0.01 * seed)
+            yield recorded_run(task, "mixout", seed, 0.62 + 0.01 * seed, forward_passes=200)
+    yield recorded_run("rte", "l2_sp", score=None, status="diverged")
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_world, tmp_path_factory):
+def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
-    base = RunSettings(n_train=16, epochs=2, batch_size=8, task="rte", **tiny_world)
-    diverging = replace(base, learning_rate=1e30, max_grad_norm=1e30, epochs=20, seed_init=9)
-    for settings in (
-        *(base.with_seed(seed) for seed in range(3)),
-        *(replace(base, method="mixout", method_hyperparameters={}).with_seed(seed) for seed in range(3)),
-        replace(base, task="stsb"),
-        diverging,
-    ):
-        run(settings, folder)
+    for record in _records():
+        write_record(record, folder)
     return folder
 
 
-def test_the_table_has_a_row_per_run_and_survives_parquet(folder, tmp_path):
-    table = collect(folder, tmp_path / "results.parquet")
-    assert len(table) == 8
-    pd.testing.assert_frame_equal(load_results(tmp_path / "results.parquet"), load_results(folder))
+@pytest.fixture(scope="module")
+def page(folder):
+    return write_report(folder)[0].read_text()
 
 
-def test_the_summary_counts_seeds_and_failures_and_compares_equal_seeds(folder):
-    summary = summary_table(collect(folder)).set_index(["task", "epochs", "method"])
-    vanilla = summary.loc[("rte", 2, "Vanilla()")]
-    mixout = summary.loc[("rte", 2, "Mixout(mix_probability=0.7)")]
-    diverged = summary.loc[("rte", 20, "Vanilla()")]
-    assert (vanilla.n, mixout.n, mixout.paired_n) == (3, 3, 3)
-    assert mixout.paired_difference == pytest.approx(mixout["mean"] - vanilla["mean"])
-    assert pd.isna(vanilla.paired_difference)
-    assert (diverged.n, diverged.failed) == (0, 1)
+class _Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.images, self.links, self.open, self.mismatched = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+        if tag == "img":
+            self.images.append(dict(attributes))
+        self.links += [value for name, value in attributes if name in ("src", "href")]
+
+    def handle_endtag(self, tag):
+        if self.open.pop() != tag:
+            self.mismatched.append(tag)
 
 
-def test_runs_that_differ_in_any_setting_are_not_pooled(tiny_world, tmp_path):
-    base = RunSettings(n_train=16, epochs=1, task="rte", **tiny_world)
-    for changes in ({}, {"batch_size": 8}, {"weight_decay": 0.1}, {"seed_subset": 1}):
-        run(replace(base, **changes), tmp_path)
-    summary = summary_table(collect(tmp_path))
-    assert summary.n.tolist() == [1, 1, 1, 1]
+def test_the_page_is_whole_and_needs_nothing_but_itself(page):
+    parsed = _Page(page)
+    assert not parsed.open
+    assert not parsed.mismatched
+    assert all(link.startswith(("#", "data:image/png;base64,")) for link in parsed.links)
+    assert "url(" not in page
+    assert "@media print" in page
+    assert "prefers-color-scheme: dark" in page
 
 
-def test_runs_are_paired_by_all_their_seeds(tiny_world, tmp_path):
-    base = RunSettings(n_train=16, epochs=1, task="rte", **tiny_world)
-    run(base, tmp_path)
-    run(replace(base, method="mixout", method_hyperparameters={}, seed_order=1), tmp_path)
-    assert "paired_n" not in summary_table(collect(tmp_path))
+def test_every_figure_is_inside_the_page_and_beside_it_and_has_a_text(folder, page):
+    images = _Page(page).images
+    assert len(images) == 4
+    assert all(len(image["alt"]) > 40 for image in images)
+    names = {path.name.split("_Model")[0] for path in folder.glob("*.png")}
+    assert names == {"scores", "learning_curves", "expected_performance", "improvement"}
+    assert (folder / "results.parquet").is_file()
 
 
-def test_the_page_has_the_table_and_the_figure(folder):
-    page, tables = write_report(folder)
-    text = page.read_text()
-    (rows,) = tables.values()
-    assert ["rte (accuracy)", "Mixout(mix_probability=0.7)", "3"] in [row[:3] for row in rows]
-    assert all(f"| {' | '.join(row)} |" in text for row in rows)
-    (figure,) = page.parent.glob("scores_*.png")
-    assert f"({figure.name})" in text
-    assert figure.stat().st_size > 5_000
+def test_the_page_has_the_table_that_the_command_prints(folder, page):
+    _, tables = write_report(folder)
+    ((heading, rows),) = tables.items()
+    assert heading == "Model pocket, source pocket"
+    assert all(len(row) == len(HEADERS) for row in rows)
+    first = ["rte (accuracy)", "Vanilla()", "6", "0", "62.5 ± 1.9", "[60.5, 64.5]", "62.5", "65.0"]
+    assert rows[0] == [*first, "", "", ""]
+    mixout = next(row for row in rows if row[1].startswith("Mixout"))
+    assert mixout[8:] == ["+2.0 [2.0, 2.0]", "0.031", "0.062"]
+    cells = [" ".join(cell.split()) for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", page, re.DOTALL)]
+    for row in rows:
+        assert set(row) <= set(cells)
+
+
+def test_the_page_says_what_interval_it_shows_and_that_pocket_is_a_toy(page):
+    assert "95 % t interval" in " ".join(page.split())
+    assert "Pocket is a toy" in page
+
+
+def test_the_page_has_settings_hardware_versions_and_commit(page):
+    for fact in ("learning_rate 0.0003", "cpu, Linux, torch threads 1", "torch 2.13.0", "commit abc123"):
+        assert fact in page
+
+
+def test_planned_runs_without_a_record_are_named(folder):
+    recorded, missing = RunSettings(task="rte"), RunSettings(task="mrpc", method="mixout").with_seed(7)
+    text = write_report(folder, planned=[recorded, missing])[0].read_text()
+    assert "1 of 2 planned runs left no record" in text
+    assert missing.run_id in text
+    assert "All 1 planned runs left a record" in write_report(folder, planned=[recorded])[0].read_text()
+
+
+def test_diverged_runs_are_listed_with_their_error(page):
+    assert DIVERGED in page
+    assert "No plan was given" in page
+
+
+def test_every_claim_is_judged_or_named_as_not_run(page):
+    from finetune_reg.claims import load_claims
+
+    claims = load_claims()
+    (count,) = re.findall(r"Not run here, (\d+) claims", page)
+    judged = re.findall(r'<td class="verdict">(.*?)</td>', page)
+    assert int(count) + len(judged) == len(claims)
+
+
+def test_published_figures_appear_beside_ours(folder):
+    figure = {"paper": "lee2020mixout", "method_name": "mixout", "model": "pocket", "task": "rte", "metric": "accuracy"}
+    figure |= {"n_train": 2490, "statistic": "mean", "value": 68.5, "source": "Table 1"}
+    text = write_report(folder, published=pd.DataFrame([figure]))[0].read_text()
+    assert "lee2020mixout, Table 1" in text
+    assert "64.5 ± 1.9 | 68.5 ± –" in text
+    assert "No published figure" in write_report(folder)[0].read_text()
+
+
+def test_names_from_records_are_text_and_not_markup(tmp_path):
+    failed = recorded_run(score=None, status="failed", majority_score=None, forward_passes=None)
+    failed.error = "ValueError: <script>alert(1)</script>"
+    write_record(failed, tmp_path)
+    text = write_report(tmp_path)[0].read_text()
+    assert "&lt;script&gt;" in text
+    assert "<script>" not in text
+
+
+def test_a_page_of_nothing_but_runs_without_results_is_written(tmp_path):
+    for seed in range(2):
+        record = recorded_run(seed=seed, score=None, status="failed", majority_score=None, forward_passes=None)
+        record.backward_passes = record.wall_seconds = record.peak_memory_mb = record.n_parameters = None
+        record.weights_hash, record.subset, record.environment = None, {}, {}
+        write_record(record, tmp_path)
+    page, tables = write_report(tmp_path)
+    ((row,),) = tables.values()
+    assert row[2:5] == ["0", "2", "– ± –"]
+    assert "2 failed" in page.read_text()
+    assert "unknown" in checklist(tmp_path)
+
+
+def test_recipes_get_parts_and_figures_of_their_own(tmp_path):
+    for rate in (1e-4, 2e-4):
+        write_record(recorded_run(learning_rate=rate), tmp_path)
+    _, tables = write_report(tmp_path)
+    assert sorted(tables) == [f"Model pocket, source pocket, learning_rate {rate}" for rate in (1e-4, 2e-4)]
+    assert len(list(tmp_path.glob("scores_*.png"))) == 2
+
+
+def test_the_checklist_is_answered_from_the_records_and_leaves_the_rest_to_the_author(folder):
+    text = checklist(folder)
+    for answer in (
+        "- [x] **Number of runs:** 25 (24 ok, 1 diverged), 1 to 6 per method and task",
+        "seed_init 0, 1, 2, 3, 4, 5;",
+        "hash-of-rte, hash-of-stsb",
+        "36.0 s per run, 0.25 h in all; 200 to 300 forward and backward passes per run",
+        'Mixout(mix_probability=0.7) {"mix_probability": 0.7',
+        "commit abc123\n",
+        "- [ ] Licences",
+    ):
+        assert answer in text
 
 
 def test_figures_label_every_axis(folder):
     table = collect(folder)
-    figure = scores_figure(table)
-    assert [axes.get_xlabel() for axes in figure.axes] == ["accuracy", "Spearman correlation"]
-    _, axes = plt.subplots()
-    plot_learning_curves(table[table.task == "rte"], axes)
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "accuracy")
+    figures = [scores_figure(table), learning_curves_figure(table), expected_performance_figure(table)]
+    for figure in [*figures, improvement_figure(aggregate_table(table))]:
+        assert all(axes.get_xlabel() for axes in figure.axes)
+    assert [axes.get_xlabel() for axes in figures[0].axes] == ["accuracy", "Spearman correlation"]
+    assert {axes.get_xlabel() for axes in figures[2].axes} == {"forward + backward passes"}
+    assert all(axes.get_ylabel() for figure in figures[1:] for axes in figure.axes)
     plt.close("all")
 
 
-def test_labels_say_what_differs_from_the_default():
-    assert method_label("vanilla", {"dropout": None}) == "Vanilla()"
-    assert method_label("vanilla", {"dropout": 0.0}) == "Vanilla(dropout=0.0)"
-    label = method_label("mixout", {"mix_probability": 0.9, "scope": "all_linear", "rescale_gradient": True})
-    assert label == "Mixout(mix_probability=0.9, scope=all_linear)"
-    members = [{"method": "mixout", "mix_probability": 0.7}, {"method": "l2_sp", "pretrained_strength": 0.1}]
-    expected = "Mixout(mix_probability=0.7) + L2SP(pretrained_strength=0.1)"
-    assert method_label("combination", {"members": members}) == expected
+def test_more_tasks_than_fit_in_a_line_go_to_the_next():
+    from finetune_reg.results import results_table
+
+    tasks = ("rte", "stsb", "cola", "mrpc", "sst2")
+    figure = scores_figure(results_table([recorded_run(task) for task in tasks]))
+    assert len(figure.axes) == 5
+    assert len({round(axes.get_position().y0, 3) for axes in figure.axes}) == 2
+    plt.close(figure)
+
+
+def test_learning_curves_draw_a_line_per_run_and_a_bold_mean(folder):
+    table = collect(folder)
+    chosen = table[(table.task == "rte") & (table.method == "vanilla")]
+    _, axes = plt.subplots()
+    plot_learning_curves(chosen, axes, average=True)
+    *runs, mean, majority = axes.lines
+    assert len(runs) == len(chosen)
+    expected = [pd.DataFrame(json.loads(history)).accuracy for history in chosen.history]
+    assert list(mean.get_ydata()) == pytest.approx(list(sum(expected) / len(expected)))
+    assert mean.get_linewidth() > runs[0].get_linewidth()
+    assert majority.get_ydata()[0] == 0.5
+    plt.close("all")
+
+
+def test_expected_performance_is_drawn_against_the_passes_of_k_runs(folder):
+    table = collect(folder)
+    figure = expected_performance_figure(table[(table.task == "rte") & (table.method == "mixout")])
+    (line,) = figure.axes[0].lines
+    assert list(line.get_xdata()) == [300.0 * k for k in range(1, 7)]
+    assert line.get_ydata()[0] == pytest.approx(0.645)
+    plt.close(figure)
 
 
 def test_a_folder_without_records_is_refused(tmp_path):
     with pytest.raises(InputError, match="no run records"):
         write_report(tmp_path)
-    with pytest.raises(InputError, match="neither"):
-        load_results(tmp_path / "missing.parquet")
+    with pytest.raises(InputError, match="no run records"):
+        checklist(Path(tmp_path))

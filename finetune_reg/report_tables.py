@@ -1,0 +1,153 @@
+"""The tables of a report, formatted for people: headers, rows and the legend that says what the columns mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+import pandas as pd
+
+from finetune_reg.experiment import RunSettings
+from finetune_reg.results import method_label
+
+HEADERS = ["task", "method", "n", "failed", "mean ± std", "95 % interval", "median", "max", "minus vanilla", "p"]
+HEADERS += ["p (Holm)"]
+SCORES_LEGEND = """n: finished seeds. Failed: seeds that diverged or do not beat the best constant prediction. Scores
+are of the last epoch on the development set, times 100. The standard deviation has ddof 1; the interval is the 95 % t
+interval of the mean. Minus vanilla: mean paired difference on equal seeds with its 95 % t interval. p: two-sided
+sign-flip permutation test; p (Holm): the same, corrected for all comparisons in this table."""
+AGGREGATES_LEGEND = """Interquartile mean: mean of the middle half of all scores, times 100, with a 95 % t interval from
+the jackknife over seeds. Probability of improvement: that a run beats one of vanilla on a task drawn at random, with a
+95 % interval stratified by task; no interval where one side wins every pair. A diverged run counts as the best constant
+prediction. Passes: forward and backward, mean of all runs."""
+PUBLISHED_LEGEND = """Published figures of the same method, model, task and metric on the development set, times 100.
+Hyperparameters, training rows and recipe may differ from ours."""
+
+
+@dataclass(frozen=True)
+class PageTable:
+    """A table of texts.
+
+    Attributes:
+        rows: one cell per header; adjacent rows with the same first cell are shown as a group.
+        texts: how many of the first columns are text; the others are numbers.
+    """
+
+    headers: list[str]
+    rows: list[list[str]]
+    texts: int
+    legend: str = ""
+
+    @property
+    def groups(self) -> list[tuple[str, list[list[str]]]]:
+        """Adjacent rows with the same first cell, by that cell."""
+        return [(first, list(rows)) for first, rows in groupby(self.rows, key=itemgetter(0))]
+
+
+def scores_table(summary: pd.DataFrame) -> PageTable:
+    """Format `results.summary_table`, scores times 100."""
+    rows = []
+    for row in summary.itertuples():
+        paired = getattr(row, "paired_difference", math.nan)
+        compared = not math.isnan(paired)
+        rows.append(
+            [
+                f"{row.task} ({row.metric})",
+                row.method,
+                str(row.n),
+                str(row.failed),
+                _spread(100 * row.mean, 100 * row.std),
+                _interval(row.low, row.high),
+                _number(100 * row.median),
+                _number(100 * row.max),
+                f"{100 * paired:+.1f} {_interval(row.paired_low, row.paired_high)}" if compared else "",
+                f"{row.paired_p_value:.3f}" if compared else "",
+                f"{row.paired_holm:.3f}" if compared else "",
+            ]
+        )
+    return PageTable(HEADERS, rows, 2, SCORES_LEGEND)
+
+
+def aggregates_table(aggregates: pd.DataFrame) -> PageTable:
+    """Format `results.aggregate_table`, the interquartile mean times 100."""
+    headers = ["method", "tasks", "runs per task", "passes per run", "interquartile mean", "probability of improvement"]
+    rows = [
+        [
+            row.method,
+            str(row.tasks),
+            str(row.runs),
+            f"{row.mean_passes:,.0f}",
+            f"{_number(100 * row.iqm)} {_interval(row.iqm_low, row.iqm_high)}",
+            "" if math.isnan(row.improvement) else f"{row.improvement:.2f} {_probabilities(row)}",
+        ]
+        for row in aggregates.itertuples()
+    ]
+    return PageTable(headers, rows, 1, AGGREGATES_LEGEND)
+
+
+def published_table(beside: pd.DataFrame) -> PageTable:
+    """Format `results.beside_published`, our number before the published one in each cell."""
+    headers = ["task", "our method", "published", *(f"{name}: ours | published" for name in ("training rows", "runs"))]
+    headers += ["mean ± std: ours | published", "max: ours | published"]
+    rows = [
+        [
+            f"{row.task} ({row.metric})",
+            row.method,
+            ", ".join(filter(None, (_published(row, name) for name in ("method", "setting", "paper", "source")))),
+            f"{number(row.n_train)} | {_published(row, 'n_train') or '–'}",
+            f"{row.n} | {_published(row, 'n_runs') or '–'}",
+            f"{_spread(100 * row.mean, 100 * row.std)} | {_spread(row.published_mean, row.published_std)}",
+            f"{_number(100 * row.max)} | {_number(row.published_max)}",
+        ]
+        for row in beside.itertuples()
+    ]
+    return PageTable(headers, rows, 3, PUBLISHED_LEGEND)
+
+
+def waiting_table(runs: Iterable[RunSettings]) -> PageTable:
+    """List runs that left no record."""
+    rows = [
+        [run.task, method_label(run.method, run.method_hyperparameters), str(run.seed_init), run.run_id] for run in runs
+    ]
+    return PageTable(["task", "method", "seed", "run"], rows, 4, "Planned runs without a record.")
+
+
+def unfinished_table(table: pd.DataFrame) -> PageTable:
+    """List the runs of `results.results_table` that failed, diverged or were ended from outside, and why."""
+    rows = [
+        [row.task, row.method_label, str(row.seed_init), row.status, row.run_id, row.error or "no error recorded"]
+        for row in table[table.status != "ok"].itertuples()
+    ]
+    return PageTable(["task", "method", "seed", "status", "run", "error"], rows, 6, "Runs that did not end well.")
+
+
+def number(value: Any) -> str:
+    """Write a setting: None and NaN, which select everything, as "all"."""
+    if pd.isna(value):
+        return "all"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _published(row: Any, name: str) -> str:
+    value = getattr(row, f"published_{name}", None)
+    return "" if pd.isna(value) else str(value)
+
+
+def _probabilities(row: Any) -> str:
+    return "" if math.isnan(row.improvement_low) else f"[{row.improvement_low:.2f}, {row.improvement_high:.2f}]"
+
+
+def _number(value: float) -> str:
+    return "–" if pd.isna(value) else f"{value:.1f}"
+
+
+def _spread(mean: float, std: float) -> str:
+    return f"{_number(mean)} ± {_number(std)}"
+
+
+def _interval(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f"[{_number(100 * low)}, {_number(100 * high)}]"
