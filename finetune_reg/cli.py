@@ -15,8 +15,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from finetune_reg.errors import InputError
+from finetune_reg.sweep import commands as sweep_commands
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(sweep_commands.app, name="sweep")
 console = Console()
 Folder = Annotated[Path, typer.Argument(help="Folder of a sweep or run, with its records.")]
 
@@ -75,23 +77,28 @@ def run(
     output_dir: Annotated[Path, typer.Option(help="Where records and the executed notebook go.")] = Path("runs/run"),
 ) -> None:
     """Execute the template notebook with papermill: one task, one method, a list of seeds."""
-    from finetune_reg.sweep import NotebookRun, run_sweep
+    from finetune_reg.sweep import NotebookRun
 
-    run_sweep([NotebookRun(dict(_name_and_value(text) for text in parameter or []))], output_dir.resolve())
+    notebook = NotebookRun(dict(_name_and_value(text) for text in parameter or []))
+    states = sweep_commands.make_notebook(notebook, output_dir.resolve())
     report(output_dir)
+    sweep_commands.conclude(states, output_dir)
 
 
 @app.command()
 def reproduce(
-    name: Annotated[str, typer.Argument(help="A plan in notebooks/parameters, for example pocket.")],
-    output_dir: Annotated[Path | None, typer.Option(help="Default: runs/NAME.")] = None,
+    plan: sweep_commands.PlanName,
+    output_dir: sweep_commands.OutputDir = None,
+    engine: sweep_commands.Engine = "local",
+    slots: sweep_commands.Slots = None,
+    time_limit: sweep_commands.TimeLimit = None,
 ) -> None:
-    """Run a named plan and write its report. Finished runs are not redone."""
-    from finetune_reg.sweep import find_plan, read_plan, run_sweep
-
-    output_dir = output_dir or Path("runs") / name
-    run_sweep(read_plan(find_plan(name)), output_dir.resolve())
-    report(output_dir)
+    """Show a plan, make its runs and write their report. Finished runs are not redone."""
+    folder, runs = sweep_commands.folder_of(plan, output_dir), sweep_commands.read_named_plan(plan)
+    sweep_commands.print_plan(runs, folder)
+    states = sweep_commands.make_runs(runs, folder, engine=engine, slots=slots, time_limit=time_limit)
+    report(folder)
+    sweep_commands.conclude(states, folder)
 
 
 @app.command()
@@ -103,12 +110,22 @@ def collect(folder: Folder, out: Annotated[Path, typer.Option(help="Parquet file
 
 
 @app.command()
-def report(folder: Folder) -> None:
+def report(
+    folder: Folder,
+    checklist: Annotated[bool, typer.Option("--checklist", help="Print what to report, not the results.")] = False,
+) -> None:
     """Write and print the report of a folder of records."""
-    from finetune_reg.report import HEADERS, write_report
+    if checklist:
+        from finetune_reg.report import checklist as reproducibility_checklist
 
-    page, tables = write_report(folder)
-    shown = [i for i, header in enumerate(HEADERS) if header not in ("task", "median", "max")]
+        console.print(reproducibility_checklist(folder), markup=False, highlight=False, soft_wrap=True)
+        return
+    from finetune_reg.report import HEADERS, write_report
+    from finetune_reg.sweep.plan import stored_plan
+
+    planned = [settings for notebook in stored_plan(folder) for settings in notebook.settings]
+    page, tables = write_report(folder, planned or None)
+    shown = [i for i, header in enumerate(HEADERS) if header not in ("task", "median", "max", "p")]
     for heading, rows in tables.items():
         table = Table(title=heading, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
         for i in shown:

@@ -88,14 +88,18 @@ def write_record(record: RunRecord, output_dir: Path | str) -> Path:
     path = record_path(output_dir, record.run_id)
     if path.exists() and read_record(path).status in FINISHED:
         raise InputError(f"{path} holds a finished run, which is never overwritten: use another output folder.")
+    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
+            temporary = Path(file.name)
             json.dump(asdict(record), file, indent=1)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(file.name, path)
+        os.replace(temporary, path)
     except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
         raise InputError(
             f"Cannot write {path}: {error.strerror}. Free or choose another folder and run again."
         ) from error

@@ -9,10 +9,14 @@ from typer.testing import CliRunner
 
 from finetune_reg.cli import app
 from finetune_reg.errors import InputError
-from finetune_reg.experiment import RunSettings
+from finetune_reg.experiment import RunSettings, run
 from finetune_reg.notebook_parameters import TEMPLATE_PARAMETERS, settings_from
 from finetune_reg.records import read_records
 from finetune_reg.sweep import PLANS, TEMPLATE, NotebookRun, find_plan, read_plan, run_sweep
+from finetune_reg.sweep.cost import SECONDS_PER_NOTEBOOK, SECONDS_PER_PASS, count_passes, estimate_costs
+from finetune_reg.sweep.plan import store_plan
+from finetune_reg.sweep.run_locks import lock_runs
+from finetune_reg.sweep.status import count_states, sweep_status
 from finetune_reg.typed_parameters import parse_yaml
 
 
@@ -113,8 +117,18 @@ def test_a_plan_is_the_product_of_its_grid(tmp_path):
         ("- a list", "not a sweep plan"),
         ("grid: {task: [rte}", "not valid YAML"),
         ("grids: {}", "not a sweep plan"),
+        ("grid: [rte]", "grid to be a mapping"),
+        ("base: rte\ngrid: {task: [rte]}", "base to be a mapping"),
+        ("grid: {tusk: [rte]}", "did you mean 'task'"),
         ("grid: {task: [entailmnt]}", "did you mean 'entailment'"),
         ("grid: {task: entailment}", "a list of values"),
+        ("grid: {method: [{mixout: {}, vanilla: {}}]}", "one name with its hyperparameters"),
+        ("grid: {task: [rte]}\nexclude: {task: rte}", "exclude to be a list"),
+        ("grid: {task: [rte]}\nexclude: [rte]", "mappings like"),
+        ("grid: {task: [rte]}\nexclude: [{tusk: rte}]", "did you mean 'task'"),
+        ("grid: {task: [rte, cola]}\nexclude: [{task: cla}]", "did you mean 'cola'"),
+        ("grid: {method: [mixout: {}]}\nexclude: [{method: mixot}]", "did you mean 'mixout'"),
+        ("grid: {task: [rte]}\nexclude: [{task: rte}]", "excludes every run"),
     ],
 )
 def test_broken_plans_are_refused(tmp_path, text, sentence):
@@ -122,6 +136,55 @@ def test_broken_plans_are_refused(tmp_path, text, sentence):
     plan.write_text(text)
     with pytest.raises(InputError, match=sentence):
         read_plan(plan)
+
+
+def test_excluded_points_are_left_out_by_name_or_by_variant(tmp_path):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(
+        "grid:\n  task: [entailment, similarity, paraphrase]\n  method: [vanilla, vanilla: {dropout: 0.0}, mixout]\n"
+        "exclude:\n  - {task: similarity, method: vanilla}\n  - {method: {vanilla: {dropout: 0.0}}}\n"
+        "  - {task: paraphrase}\n"
+    )
+    kept = [(run.settings[0].task, run.label) for run in read_plan(plan)]
+    assert kept == [
+        ("entailment", "Vanilla()"),
+        ("entailment", "Mixout(mix_probability=0.7)"),
+        ("similarity", "Mixout(mix_probability=0.7)"),
+    ]
+
+
+def test_a_plan_is_priced_in_passes_and_in_the_time_of_finished_runs(parameters, tmp_path):
+    plain, other = NotebookRun(parameters | {"batch_size": 4, "epochs": 3}), NotebookRun(parameters | {"task": "stsb"})
+    assert count_passes(plain.settings[0]) == 3 * 2 * 2
+    (cost,) = estimate_costs([plain], tmp_path)
+    assert (cost.left, cost.done, cost.passes, cost.basis) == (2, 0, 24, "default")
+    assert cost.seconds == pytest.approx(SECONDS_PER_NOTEBOOK + 24 * SECONDS_PER_PASS)
+    record = run(plain.settings[0], tmp_path)
+    assert record.forward_passes + record.backward_passes == 12
+    begun, new = estimate_costs([plain, other], tmp_path)
+    assert (begun.left, begun.done, begun.passes, begun.basis) == (1, 1, 12, "same task and method")
+    assert begun.seconds == pytest.approx(SECONDS_PER_NOTEBOOK + record.wall_seconds)
+    assert (new.left, new.basis) == (2, "same model")
+
+
+def test_the_plan_command_starts_nothing(tmp_path):
+    outcome = CliRunner().invoke(app, ["sweep", "plan", "pocket", "--output-dir", str(tmp_path / "out")])
+    assert outcome.exit_code == 0, outcome.output
+    assert "60 runs in 12 notebooks, 0 done." in outcome.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_status_command_counts_planned_and_made_runs(parameters, tmp_path):
+    notebook = NotebookRun(parameters)
+    run(notebook.settings[1], tmp_path)
+    store_plan([notebook], tmp_path)
+    assert count_states(tmp_path, notebook.run_ids) == {"done": 1, "waiting": 1}
+    with lock_runs(tmp_path, notebook.run_ids):
+        assert count_states(tmp_path, notebook.run_ids) == {"done": 1, "running": 1}
+    outcome = CliRunner().invoke(app, ["sweep", "status", str(tmp_path)])
+    assert "Vanilla()" in outcome.output
+    with pytest.raises(InputError, match="holds no sweep"):
+        sweep_status(tmp_path / "empty")
 
 
 def test_an_unknown_plan_is_refused():
@@ -144,7 +207,7 @@ def test_the_command_runs_and_reports(parameters, tmp_path, monkeypatch):
     arguments = [f"--parameter={name}={value}" for name, value in parameters.items()]
     outcome = CliRunner().invoke(app, ["run", *arguments, "--output-dir", "out"])
     assert outcome.exit_code == 0, outcome.output
-    assert "report.md" in outcome.output
+    assert "report.html" in outcome.output
     assert len(read_records(tmp_path / "out")) == 2
     outcome = CliRunner().invoke(app, ["collect", "out", "--out", "table.parquet"])
     assert "2 runs" in outcome.output

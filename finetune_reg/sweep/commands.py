@@ -1,0 +1,211 @@
+"""Plan, run and watch sweeps: many notebooks, one record per run."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from finetune_reg.errors import InputError, unknown_name
+
+if TYPE_CHECKING:
+    from finetune_reg.sweep.plan import NotebookRun
+
+app = typer.Typer(no_args_is_help=True, help=__doc__)
+console = Console()
+SHOWN_ERRORS = 20
+
+PlanName = Annotated[str, typer.Argument(metavar="PLAN", help="A YAML file, or a name in notebooks/parameters.")]
+OutputDir = Annotated[Path | None, typer.Option(help="Where records and executed notebooks go; default: runs/PLAN.")]
+Engine = Annotated[
+    str, typer.Option(help="local, slurm, the address of a Dask scheduler (tcp://...) or its scheduler file.")
+]
+Slots = Annotated[int | None, typer.Option(min=1, help="Notebooks at a time; default: one per GPU, else per core.")]
+TimeLimit = Annotated[float | None, typer.Option(min=0.001, help="Minutes that one notebook may run.")]
+
+
+@app.command()
+def plan(plan: PlanName, output_dir: OutputDir = None) -> None:
+    """Show the runs of a plan, how many are done, and what the rest will cost. Starts nothing."""
+    print_plan(read_named_plan(plan), folder_of(plan, output_dir))
+
+
+@app.command()
+def run(
+    plan: PlanName,
+    output_dir: OutputDir = None,
+    engine: Engine = "local",
+    slots: Slots = None,
+    time_limit: TimeLimit = None,
+) -> None:
+    """Make the runs that are not done. Start it again to resume; killed and timed-out runs are made again."""
+    folder = folder_of(plan, output_dir)
+    conclude(make_runs(read_named_plan(plan), folder, engine=engine, slots=slots, time_limit=time_limit), folder)
+
+
+@app.command()
+def retry(
+    plan: PlanName,
+    output_dir: OutputDir = None,
+    engine: Engine = "local",
+    slots: Slots = None,
+    time_limit: TimeLimit = None,
+) -> None:
+    """Like `run`, and make failed runs again: an error repeats itself unless its cause is gone."""
+    folder = folder_of(plan, output_dir)
+    options = {"engine": engine, "slots": slots, "time_limit": time_limit, "retry_failed": True}
+    conclude(make_runs(read_named_plan(plan), folder, **options), folder)
+
+
+@app.command("run-one")
+def run_one(
+    plan: PlanName,
+    notebook: Annotated[
+        str, typer.Argument(help="One notebook of the plan, named TASK-METHOD-HASH, as job arrays do.")
+    ],
+    output_dir: OutputDir = None,
+    time_limit: TimeLimit = None,
+) -> None:
+    """Make the runs of one notebook in this process; for job arrays."""
+    runs = {run.stem: run for run in read_named_plan(plan)}
+    if notebook not in runs:
+        raise unknown_name("notebook in this plan", notebook, runs)
+    folder = folder_of(plan, output_dir)
+    conclude(make_notebook(runs[notebook], folder, time_limit), folder)
+
+
+@app.command()
+def status(folder: Annotated[Path, typer.Argument(help="Folder of a sweep.")]) -> None:
+    """Count done, failed, running and waiting runs by task and method."""
+    from finetune_reg.sweep.status import STATES, sweep_status
+
+    counts, unfinished = sweep_status(folder.resolve())
+    table = Table("task", "method")
+    for state in STATES:
+        table.add_column(state, justify="right")
+    for (task, method), states in counts.items():
+        table.add_row(task, escape(method), *(str(states[state] or "") for state in STATES))
+    table.add_section()
+    total = sum(counts.values(), Counter())
+    table.add_row("all", "", *(str(total[state]) for state in STATES))
+    table.columns[1].overflow = "fold"
+    console.print(table)
+    for record in unfinished[:SHOWN_ERRORS]:
+        where = f"{record.settings['task']}, {record.settings['method']}, seed {record.settings['seed_init']}"
+        console.print(f"{where}: {record.status} ({escape(str(record.error))})", highlight=False, soft_wrap=True)
+    if len(unfinished) > SHOWN_ERRORS:
+        console.print(f"... and {len(unfinished) - SHOWN_ERRORS} more; their records hold the errors.")
+
+
+@app.command()
+def export(
+    plan: PlanName,
+    slurm_array: Annotated[Path, typer.Option(help="The script to write, for sbatch.")],
+    output_dir: OutputDir = None,
+    time_limit: TimeLimit = None,
+) -> None:
+    """Write a plan as a job-array script: one array index is one notebook."""
+    from finetune_reg.sweep.job_array import job_array_script
+    from finetune_reg.sweep.plan import find_plan, store_plan
+    from finetune_reg.sweep.worker import storage_errors
+
+    runs, folder = read_named_plan(plan), folder_of(plan, output_dir)
+    with storage_errors(folder):
+        store_plan(runs, folder)
+    command = Path(sys.executable).with_name("finetune-reg")
+    slurm_array.write_text(job_array_script(runs, find_plan(plan).resolve(), folder, command, time_limit))
+    console.print(f"{len(runs)} notebooks in {slurm_array}: submit it with `sbatch {slurm_array}`.", highlight=False)
+
+
+def read_named_plan(plan: str) -> list[NotebookRun]:
+    """Read a plan given by its path or name."""
+    from finetune_reg.sweep.plan import find_plan, read_plan
+
+    return read_plan(find_plan(plan))
+
+
+def folder_of(plan: str, output_dir: Path | None) -> Path:
+    """Return the absolute output folder of a plan; `runs/PLAN` by default."""
+    return (output_dir or Path("runs") / Path(plan).stem).resolve()
+
+
+def print_plan(runs: list[NotebookRun], output_dir: Path) -> None:
+    """Print the notebooks of a plan with their cost, and the sum."""
+    from finetune_reg.sweep.cost import SECONDS_PER_NOTEBOOK, SECONDS_PER_PASS, estimate_costs
+    from finetune_reg.sweep.engines import default_slots
+
+    costs = estimate_costs(runs, output_dir)
+    table = Table("task", "method", "runs", "done", "passes", "minutes", "time as in")
+    for run, cost in zip(runs, costs, strict=True):
+        figures = (f"{cost.passes:,}", f"{cost.seconds / 60:.1f}", cost.basis) if cost.left else ("", "", "")
+        table.add_row(run.settings[0].task, escape(run.label), str(len(run.settings)), str(cost.done), *figures)
+    table.columns[1].overflow = "fold"
+    console.print(table)
+    left, done = sum(cost.left for cost in costs), sum(cost.done for cost in costs)
+    minutes, slots = sum(cost.seconds for cost in costs) / 60, default_slots()
+    passes = sum(cost.passes for cost in costs)
+    sentences = (
+        f"{left + done} runs in {len(runs)} notebooks, {done} done.",
+        f"Left: {passes:,} forward and backward passes, about {minutes:.0f} minutes on one slot, "
+        f"{minutes / slots:.0f} on the {slots} of this machine.",
+        f"Default: {SECONDS_PER_PASS:g} s a pass (the toy encoder on one core), {SECONDS_PER_NOTEBOOK:g} s a kernel.",
+    )
+    console.print(" ".join(sentences), highlight=False, soft_wrap=True)
+
+
+def make_runs(runs: list[NotebookRun], output_dir: Path, **options) -> Counter[str]:
+    """Run a sweep, see `run_sweep`."""
+    with _answered_in_a_sentence():
+        from finetune_reg.sweep.engine import run_sweep
+
+        return run_sweep(runs, output_dir, **options)
+
+
+def make_notebook(run: NotebookRun, output_dir: Path, time_limit: float | None = None) -> Counter[str]:
+    """Make the runs of one notebook in this process, without Dask; return the number of runs in each state."""
+    from finetune_reg.sweep.plan import prepare
+    from finetune_reg.sweep.status import count_states
+    from finetune_reg.sweep.worker import execute_job
+
+    with _answered_in_a_sentence(), console.status(f"{escape(run.job.description)}, {len(run.run_ids)} runs"):
+        prepare([run], output_dir)
+        outcome = execute_job(run.job, output_dir, time_limit)
+    for problem in outcome.problems:
+        console.print(f"[red]{escape(problem)}[/]", highlight=False, soft_wrap=True)
+    return count_states(output_dir, run.run_ids)
+
+
+@contextmanager
+def _answered_in_a_sentence() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        message = "Interrupted. Finished runs are kept: repeat the command to go on."
+        Console(stderr=True).print(f"[bold red]{message}[/]")
+        raise typer.Exit(130) from None
+    except ModuleNotFoundError as error:
+        if error.name not in ("dask", "distributed", "papermill", "nbclient"):
+            raise
+        extra = "sweep" if error.name in ("dask", "distributed") else "notebooks"
+        raise InputError(f"This needs {error.name}: install it with `pip install finetune_reg[{extra}]`.") from None
+
+
+def conclude(states: Counter[str], output_dir: Path) -> None:
+    """Leave with exit code 1 and a sentence unless all runs are done."""
+    missing = {state: n for state, n in states.items() if state != "done"}
+    if missing:
+        counts = ", ".join(f"{n} {state}" for state, n in missing.items())
+        sentence = (
+            f"{sum(missing.values())} of {states.total()} runs are not done ({counts}): see `finetune-reg sweep status "
+            f"{output_dir}`. `sweep run` makes killed and timed-out runs again, `sweep retry` failed ones, too."
+        )
+        Console(stderr=True).print(f"[bold red]{escape(sentence)}[/]", highlight=False, soft_wrap=True)
+        raise typer.Exit(1)

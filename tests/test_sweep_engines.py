@@ -1,0 +1,127 @@
+"""One plan gives the same records on local workers, on a running Dask cluster, in Slurm jobs and as a job array."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from distributed import Client
+from sweep_plans import ENVIRONMENT, comparable, sweep, wait_for, write_plan
+
+from finetune_reg.errors import InputError
+from finetune_reg.sweep.engines import _local_cluster, connect, default_slots
+
+DASK = Path(sys.executable).with_name("dask")
+FAKE_SBATCH = """#!/usr/bin/env bash
+env -i PATH="$PATH" HOME="$HOME" HF_HUB_OFFLINE=1 bash "$1" > "$1.log" 2>&1 &
+echo "Submitted batch job $!"
+"""
+
+
+@pytest.fixture(scope="module")
+def plan(tiny_world, tmp_path_factory):
+    grid = {"task": ["rte", "stsb"], "method": [{"mixout": {"mix_probability": 0.5}}]}
+    return write_plan(tmp_path_factory.mktemp("plans") / "plan.yaml", tiny_world, grid)
+
+
+@pytest.fixture(scope="module")
+def local(plan, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("local")
+    finished = sweep("run", plan, "--output-dir", folder)
+    assert finished.returncode == 0, finished.stderr
+    records = comparable(folder)
+    assert len(records) == 4
+    return records
+
+
+def test_two_workers_of_a_running_scheduler_give_the_same_records(plan, local, tmp_path):
+    file, log = tmp_path / "scheduler.json", (tmp_path / "log").open("w")
+    options = {"env": ENVIRONMENT, "stdout": log, "stderr": log, "cwd": tmp_path}
+    scheduler = [DASK, "scheduler", "--scheduler-file", file, "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+    processes = [subprocess.Popen(scheduler, **options)]
+    try:
+        wait_for(file.exists)
+        for _ in range(2):
+            worker = [DASK, "worker", "--scheduler-file", file, "--nthreads", "1", "--no-dashboard"]
+            processes.append(subprocess.Popen(worker, **options))
+        finished = sweep("run", plan, "--output-dir", tmp_path / "out", "--engine", file)
+        assert finished.returncode == 0, finished.stderr
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+            process.wait(timeout=30)
+    assert comparable(tmp_path / "out") == local
+
+
+def test_slurm_jobs_give_the_same_records(plan, local, tmp_path):
+    pytest.importorskip("dask_jobqueue", reason="needs the extra `slurm`")
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name, text in {"sbatch": FAKE_SBATCH, "scancel": '#!/usr/bin/env bash\nkill "$@" || true\n'}.items():
+        (commands / name).write_text(text)
+        (commands / name).chmod(0o755)
+    environment = ENVIRONMENT | {"PATH": f"{commands}:{os.environ['PATH']}"}
+    arguments = ("run", plan, "--output-dir", tmp_path / "out", "--engine", "slurm", "--slots", 1)
+    finished = sweep(*arguments, env=environment, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert comparable(tmp_path / "out") == local
+
+
+def test_a_job_array_gives_the_same_records_one_index_at_a_time(plan, local, tmp_path):
+    script, folder = tmp_path / "array.sh", tmp_path / "out with a space"
+    exported = sweep("export", plan, "--slurm-array", script, "--output-dir", folder, "--time-limit", 30)
+    assert exported.returncode == 0, exported.stderr
+    assert "2 notebooks" in exported.stdout
+    text = script.read_text()
+    assert "#SBATCH --array=0-1" in text
+    assert "#SBATCH --time=35" in text
+    for index, recorded in ((1, 2), (0, 4)):
+        environment = {k: v for k, v in ENVIRONMENT.items() if k != "OMP_NUM_THREADS"}
+        environment |= {"SLURM_ARRAY_TASK_ID": str(index)}
+        finished = subprocess.run(["bash", script], env=environment, capture_output=True, text=True)
+        assert finished.returncode == 0, finished.stderr
+        assert len(comparable(folder)) == recorded
+    assert comparable(folder) == local
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
+def test_the_job_array_is_clean_shell(plan, tmp_path):
+    script = tmp_path / "array.sh"
+    assert sweep("export", plan, "--slurm-array", script, "--output-dir", tmp_path / "it's out").returncode == 0
+    checked = subprocess.run(["shellcheck", script], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_each_local_worker_is_a_process_with_one_thread_and_its_own_gpu(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert default_slots() == 2
+    with _local_cluster(2) as cluster, Client(cluster) as client:
+        client.wait_for_workers(2)
+        names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+        seen = client.run(lambda: (os.getpid(), *(os.environ[name] for name in names)))
+        threads = {worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()}
+    pids, gpus, openmp = zip(*seen.values(), strict=True)
+    assert len({*pids, os.getpid()}) == 3
+    assert sorted(gpus) == ["3", "5"]
+    assert set(openmp) == {"1"}
+    assert threads == {1}
+
+
+@pytest.mark.parametrize(
+    ("engine", "sentence"),
+    [("locl", "did you mean 'local'"), ("tcp://127.0.0.1:9", "no Dask scheduler at tcp://127.0.0.1:9")],
+)
+def test_an_engine_that_is_not_there_is_refused(engine, sentence, monkeypatch):
+    monkeypatch.setattr("finetune_reg.sweep.engines.CONNECT_SECONDS", 1)
+    with pytest.raises(InputError, match=sentence), connect(engine, 1):
+        pass
+
+
+def test_slurm_without_its_extra_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
+    with pytest.raises(InputError, match=r"pip install finetune_reg\[slurm\]"), connect("slurm", 1):
+        pass
