@@ -112,7 +112,8 @@ _DEFAULTS = {setting.name: setting.default if setting.default is not MISSING els
 def run(settings: RunSettings, output_dir: Path | str, device: str = "auto") -> RunRecord:
     """Fine-tune and evaluate as the settings say; write a record to `output_dir/records`.
 
-    A run that is finished already is read, not redone. A loss that is not finite ends the run as `diverged`.
+    A run that is finished already, or that another process finishes meanwhile, is read, not redone. A loss that is not
+    finite ends the run as `diverged`.
 
     Args:
         device: `"auto"` takes a GPU if there is one; or `"cpu"`, `"cuda"`.
@@ -121,8 +122,8 @@ def run(settings: RunSettings, output_dir: Path | str, device: str = "auto") -> 
         InputError: the task, data or model cannot be used; recorded as `failed`, like any other error.
     """
     path = record_path(output_dir, settings.run_id)
-    if path.exists() and (finished := read_record(path)).status in FINISHED:
-        return finished
+    if _is_finished(path):
+        return read_record(path)
     record = RunRecord(
         run_id=settings.run_id,
         settings=asdict(settings),
@@ -136,9 +137,13 @@ def run(settings: RunSettings, output_dir: Path | str, device: str = "auto") -> 
         raise
     finally:
         record.finished_at = datetime.now(UTC).isoformat(timespec="seconds")
-        if record.error or record.status in FINISHED:
+        if (record.error or record.status in FINISHED) and not _is_finished(path):
             write_record(record, output_dir)
-    return record
+    return read_record(path)
+
+
+def _is_finished(path: Path) -> bool:
+    return path.exists() and read_record(path).status in FINISHED
 
 
 def _fill(record: RunRecord, settings: RunSettings, device: torch.device) -> None:

@@ -8,12 +8,14 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
+from method_settings import METHOD_SETTINGS
 from transformers import AutoModelForSequenceClassification
 
 from finetune_reg import experiment
 from finetune_reg.encoders import load_encoder
 from finetune_reg.errors import InputError
 from finetune_reg.experiment import RunSettings, run
+from finetune_reg.methods import METHODS
 from finetune_reg.records import read_record, read_records, record_path, write_record
 from finetune_reg.tasks import get_task
 
@@ -42,9 +44,10 @@ def test_a_run_writes_a_complete_record(settings, tmp_path):
 
 
 @pytest.mark.parametrize("task", ["cola", "mrpc", "stsb"])
-@pytest.mark.parametrize("method", ["vanilla", "mixout", "l2_sp", "pretrained_weight_decay"])
+@pytest.mark.parametrize("method", METHODS)
 def test_every_kind_of_task_runs_with_every_method(settings, tmp_path, task, method):
-    record = run(replace(settings, task=task, method=method, method_hyperparameters={}), tmp_path)
+    hyperparameters = METHOD_SETTINGS[method].active().hyperparameters
+    record = run(replace(settings, task=task, method=method, method_hyperparameters=hyperparameters), tmp_path)
     assert record.status == "ok"
     assert np.isfinite(record.score)
 
@@ -55,6 +58,18 @@ def test_a_finished_run_is_read_and_not_redone(settings, tmp_path, monkeypatch):
     assert run(settings, tmp_path) == first
     with pytest.raises(InputError, match="never overwritten"):
         write_record(first, tmp_path)
+
+
+def test_a_run_that_another_process_finishes_meanwhile_is_read(settings, tmp_path, monkeypatch):
+    first = run(settings, tmp_path / "elsewhere")
+    train = experiment.train
+
+    def train_while_another_finishes(*arguments, **options):
+        write_record(first, tmp_path)
+        return train(*arguments, **options)
+
+    monkeypatch.setattr(experiment, "train", train_while_another_finishes)
+    assert run(settings, tmp_path) == first
 
 
 def test_the_same_settings_give_the_same_scores(settings, tmp_path):
