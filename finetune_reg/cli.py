@@ -139,6 +139,23 @@ def report(
     console.print(f"Written: {page}")
 
 
+@app.command()
+def grade(
+    folder: Annotated[Path, typer.Argument(help="Folder of notebooks that students filled in.")],
+    out: Annotated[Path, typer.Option(help="CSV file.")] = Path("points.csv"),
+    time_limit: Annotated[float, typer.Option(min=0.001, help="Minutes that one notebook may run.")] = 10.0,
+) -> None:
+    """Execute each notebook in a fresh kernel and count the exercises that are right. It runs what students wrote."""
+    from finetune_reg.grading import grade
+
+    graded = grade(folder, out, time_limit)
+    table = Table("submission", "points", "error")
+    for row in graded.itertuples():
+        table.add_row(escape(row.submission), f"{row.total} of {graded.shape[1] - 3}", escape(row.error))
+    console.print(table)
+    console.print(f"Written: {out}", highlight=False, soft_wrap=True)
+
+
 @app.command("pretrain-pocket")
 def pretrain_pocket(
     output_dir: Annotated[Path | None, typer.Option(help="Default: data/pocket of the repository.")] = None,

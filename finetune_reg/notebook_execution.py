@@ -19,6 +19,8 @@ from finetune_reg.paths import NOTEBOOKS
 
 # ipykernel warns at every start that local kernels talk over TCP, which is Jupyter's own default.
 KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=ERROR"]
+# Far more than any cell takes on a free machine; a loaded one is slower.
+CELL_SECONDS = 1800
 
 
 def source_hash(notebook: nbformat.NotebookNode) -> str:
@@ -40,10 +42,11 @@ def execute(path: Path) -> None:
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed; the file is left as it was.
     """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # models are small: more threads would wait for each other
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook,
-        timeout=300,
+        timeout=CELL_SECONDS,
         kernel_name="python3",
         resources={"metadata": {"path": path.parent}},
         extra_arguments=KERNEL_ARGUMENTS,

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
+from pathlib import Path
 
 import nbformat
 import pytest
 
+from finetune_reg import paths
+from finetune_reg.exercises import exercises
+from finetune_reg.grading import checked_exercises
+from finetune_reg.methods import METHODS
 from finetune_reg.notebook_execution import course_notebooks, source_hash
 
+
+def name_of(path: Path) -> str:
+    """`04_mixout`, or `solutions/04_mixout`."""
+    return path.relative_to(paths.NOTEBOOKS).with_suffix("").as_posix()
+
+
 NOTEBOOKS = course_notebooks()
-every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+LESSONS = [path for path in NOTEBOOKS if path.parent == paths.NOTEBOOKS]
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+every_lesson = pytest.mark.parametrize("path", LESSONS, ids=name_of)
 PARAMETER_NAMES = {
     "task",
     "source",
@@ -35,6 +49,8 @@ PARAMETER_NAMES = {
     "evaluate_every",
     "device",
     "output_dir",
+    "results_dir",
+    "strict_exercises",
 }
 
 
@@ -53,7 +69,47 @@ def test_there_are_notebooks():
         "02_instability",
         "04_mixout",
         "11_low_resource_glue",
+        "12_results",
     }
+
+
+def test_the_first_notebook_links_every_other_one():
+    start = read(paths.NOTEBOOKS / "00_start_here.ipynb")
+    linked = re.findall(r"\]\((\w+\.ipynb)\)", "".join(cell.source for cell in start.cells))
+    assert set(linked) >= {path.name for path in LESSONS} - {"00_start_here.ipynb"}
+    assert all((paths.NOTEBOOKS / name).is_file() for name in linked)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_used_in_a_notebook(name):
+    sources = (cell.source for path in LESSONS[1:] for cell in read(path).cells)
+    used = re.compile(rf"\b{METHODS[name].__name__}\b|[\"']{name}[\"']")
+    assert any(used.search(source) for source in sources)
+
+
+@every_lesson
+def test_every_exercise_of_a_notebook_is_solved_in_the_solutions_notebook_of_the_same_name(path):
+    asked = checked_exercises(read(path))
+    solutions = path.parent / "solutions" / path.name
+    assert solutions.is_file() == bool(asked)
+    if asked:
+        assert set(asked) <= set(exercises())
+        assert asked == checked_exercises(read(solutions))
+        printed = "".join(output.get("text", "") for cell in code_cells(solutions) for output in cell.outputs)
+        assert [name for name in asked if f"{name}: right.\n" not in printed] == []
+        assert "strict_exercises = True" in "".join(cell.source for cell in code_cells(solutions))
+
+
+@every_notebook
+def test_exercises_are_checked_with_the_notebooks_strictness(path):
+    for cell in code_cells(path):
+        for call in re.findall(r"^\s*(?:\w+ = )?check\(.*\)", cell.source, flags=re.MULTILINE):
+            assert re.search(r", (?:strict=)?strict_exercises\)$", call), call
+
+
+def test_every_exercise_of_the_package_is_in_exactly_one_notebook():
+    uses = Counter(name for path in LESSONS for name in checked_exercises(read(path)))
+    assert {name: uses[name] for name in exercises() if uses[name] != 1} == {}
 
 
 @every_notebook

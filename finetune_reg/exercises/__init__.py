@@ -1,0 +1,93 @@
+"""The exercises of the course: `check(name, attempt)` says whether an attempt is right, and what is wrong with it.
+
+Each module of this folder holds the exercises of one notebook: `EXERCISES`, a checker by name. A checker takes the
+attempt (a function, or a value) and raises `AssertionError` with a sentence that helps; it never shows the solution.
+
+While the environment variable `FINETUNE_REG_CHECK_LOG` names a file, `check` also appends what it found to it, one JSON
+object a line; `grading` reads them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+from finetune_reg.errors import unknown_name
+
+CHECK_LOG = "FINETUNE_REG_CHECK_LOG"
+
+Checker = Callable[[Any], None]
+
+
+class NotSolvedError(AssertionError):
+    """An exercise is not solved, and the notebook is strict."""
+
+
+class Answer(int):
+    """True or False; a notebook does not show it below the sentence that `check` prints."""
+
+    def _ipython_display_(self) -> None:
+        """Show nothing."""
+
+
+def topics() -> dict[str, dict[str, Checker]]:
+    """Return the checkers by name, of each notebook's module by its name.
+
+    Raises:
+        ValueError: two modules have an exercise of the same name.
+    """
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    found = {name: importlib.import_module(f"{__name__}.{name}").EXERCISES for name in modules}
+    names = [exercise for topic in found.values() for exercise in topic]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"Two modules have an exercise of the name {', '.join(sorted(twice))}.")
+    return found
+
+
+def exercises() -> dict[str, Checker]:
+    """Return the checkers of all exercises by name."""
+    return {name: checker for topic in topics().values() for name, checker in topic.items()}
+
+
+def check(name: str, attempt: Any, strict: bool = False) -> Answer:
+    """Check an attempt, print one sentence and return whether it is right.
+
+    Args:
+        name: of the exercise, as its cell says.
+        attempt: what the exercise asks for; None, or a function that raises NotImplementedError, is not attempted.
+        strict: raise unless the attempt is right.
+
+    Raises:
+        InputError: there is no exercise of that name.
+        NotSolvedError: the attempt is not right, with `strict`.
+    """
+    checkers = exercises()
+    if name not in checkers:
+        raise unknown_name("exercise", name, checkers)
+    verdict = _verdict(checkers[name], attempt)
+    print(f"{name}: {verdict or 'right'}.")
+    if log := os.environ.get(CHECK_LOG):
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"exercise": name, "right": not verdict, "verdict": verdict}) + "\n")
+    if strict and verdict:
+        raise NotSolvedError(f"{name}: {verdict}.")
+    return Answer(not verdict)
+
+
+def _verdict(checker: Checker, attempt: Any) -> str:
+    """Return what is wrong, or nothing."""
+    if attempt is None:
+        return "not attempted yet"
+    try:
+        checker(attempt)
+    except NotImplementedError:
+        return "not attempted yet"
+    except AssertionError as error:
+        return f"not yet: {str(error).rstrip('.') or 'an assertion fails'}"
+    except Exception as error:
+        return f"the attempt raises {type(error).__name__}: {str(error).rstrip('.')}"
+    return ""
