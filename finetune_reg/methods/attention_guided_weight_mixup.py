@@ -25,8 +25,9 @@ from the same start and on the task loss alone, and averages; the host's loop is
 a mixed layer shows its mixed weight, so checkpoints are plain, and `finalize` writes that weight into the parameter.
 
 At W = W0 the convex `alpha` has no gradient, and AdamW moves it by at most about `alpha_learning_rate` per iteration:
-by 0.05 with 300 examples (48 iterations of 16). The searches cost many more passes than the fine-tuning they prepare
-(`search_passes`): compare with vanilla runs of equal cost before crediting `alpha`.
+by 0.05 with 300 examples (48 iterations of 16). At ordinary rates the one-step hypergradient's implicit part, which has
+the factor `xi`, is a thousandth of the direct one. The searches cost many more passes than the fine-tuning they
+prepare (`search_passes`): compare with vanilla runs of equal cost before crediting `alpha`.
 
 **Differences from the released code** (Sai-Ashish/Attention_guided_weight_mixup_BLO with Betty 0.2.0), each an option
 that `official` sets. (1) `mixing="factored"`. (2) `hypergradient="identity"`: the implicit part lacks the factor `xi`

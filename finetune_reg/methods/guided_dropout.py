@@ -24,8 +24,8 @@ restores them. The dropout before the classifier is not touched, nor is DeBERTa'
 `UniformDropout`, `PermutedDropout`, `ReversedDropout` and `Vanilla(dropout=0.0)`.
 
 **Differences from the released code.** (1) Its rates start at 0.099, in steps of 0.00275 (`official()`); the paper
-says 0.1. (2) It sets them by index in `model.modules()`: 37 of 37 dropouts are hit on transformers 4.22.2, 6 of 37 on
-4.24.0 and later; here positions are found by module type and order. (3) Its Fisher scripts drop up to 99 sequences
+says 0.1. (2) It sets them by index in `model.modules()`: 37 of 37 reach the dropout they mean on transformers 4.22.2, 6
+on 4.24.0 and later; here positions are found by module type and order. (3) Its Fisher scripts drop up to 99 sequences
 that fill no group of 100 and still divide by all of them, which leaves the ranks nearly unchanged; not reproduced.
 (4) A bias counts as much as a matrix in `S_g`, and key biases have no gradient at all (the softmax ignores a shift),
 so part of the ranking is structural; `pretraining_fisher_scores(..., weighting="parameter")` gives the other mean.
