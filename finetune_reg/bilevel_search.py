@@ -29,6 +29,7 @@ from finetune_reg.hypergradient import (
     same_masks,
 )
 from finetune_reg.method import TrainingContext
+from finetune_reg.module_surgery import in_mode
 from finetune_reg.parameter_groups import weight_decay_groups
 from finetune_reg.random_replay import extra_pass, random_state_kept
 
@@ -156,10 +157,8 @@ def training_on_trial(model: nn.Module, start: Mapping[nn.Parameter, torch.Tenso
         start: all parameters with the values that they have again afterwards. Gradients are None afterwards;
             the modes of the modules and the global random state are what they were.
     """
-    modes = {module: module.training for module in model.modules()}
-    with extra_pass(), random_state_kept(next(iter(start)).device):
+    with extra_pass(), in_mode(model, training=True), random_state_kept(next(iter(start)).device):
         try:
-            model.train()
             for parameter, value in start.items():
                 parameter.data = parameter.data.to(torch.promote_types(value.dtype, torch.float32))
             yield
@@ -168,8 +167,6 @@ def training_on_trial(model: nn.Module, start: Mapping[nn.Parameter, torch.Tenso
                 parameter.data = parameter.data.to(value.dtype)
                 parameter.data.copy_(value)
                 parameter.grad = None
-            for module, mode in modes.items():
-                module.training = mode
 
 
 class _LowerLevel:

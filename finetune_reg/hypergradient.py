@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import torch
 
 from finetune_reg.errors import InputError
-from finetune_reg.random_replay import random_state_kept
+from finetune_reg.random_replay import RandomState
 
 Loss = Callable[[], torch.Tensor]
 
@@ -146,18 +146,14 @@ def adam_denominator(second_moment: torch.Tensor, step: float, beta2: float, eps
 
 def same_masks(loss: Loss, device: torch.device) -> Loss:
     """Wrap a loss so that every call draws the random numbers of its first call."""
-    replayed: list[torch.Tensor] = []
+    first: RandomState | None = None
 
     def repeated() -> torch.Tensor:
-        on_cuda = device.type == "cuda"
-        if not replayed:
-            replayed.append(torch.get_rng_state())
-            replayed.extend([torch.cuda.get_rng_state(device)] if on_cuda else [])
+        nonlocal first
+        if first is None:
+            first = RandomState(device)
             return loss()
-        with random_state_kept(device):
-            torch.set_rng_state(replayed[0])
-            if on_cuda:
-                torch.cuda.set_rng_state(replayed[1], device)
+        with first.again():
             return loss()
 
     return repeated

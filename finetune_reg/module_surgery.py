@@ -7,8 +7,8 @@ state-dict keys do not notice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from torch import nn
 
@@ -80,6 +80,18 @@ def set_dropout(model: nn.Module, probability: float, undo: ExitStack) -> None:
             if "dropout" in attribute and isinstance(value, float):
                 undo.callback(setattr, module, attribute, value)
                 setattr(module, attribute, probability)
+
+
+@contextmanager
+def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Put the whole model into training or evaluation mode; afterwards each module is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, was_training in modes:
+            module.training = was_training
 
 
 def backbone_module_names(model: nn.Module) -> set[str]:

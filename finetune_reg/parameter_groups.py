@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 from finetune_reg.errors import InputError
@@ -22,6 +23,11 @@ def split_by_weight_decay(parameters: Iterable[nn.Parameter], weight_decay: floa
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
+
+
+def learning_rates(optimizer: torch.optim.Optimizer) -> dict[int, float]:
+    """Return the current learning rate of each parameter, by its `id`."""
+    return {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
 
 
 def backbone(model: nn.Module) -> nn.Module:

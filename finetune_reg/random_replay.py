@@ -38,6 +38,24 @@ def random_state_kept(device: torch.device) -> Iterator[None]:
         yield
 
 
+class RandomState:
+    """The global random state of the CPU and of `device` at the time of construction."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._cpu = torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Draw from this state in the block; afterwards the random stream goes on."""
+        with random_state_kept(self._device):
+            torch.set_rng_state(self._cpu)
+            if self._cuda is not None:
+                torch.cuda.set_rng_state(self._cuda, self._device)
+            yield
+
+
 class RandomReplay:
     """Remembers the random state in which the model's latest main pass began.
 
@@ -47,23 +65,15 @@ class RandomReplay:
     """
 
     def __init__(self, model: nn.Module, undo: ExitStack) -> None:
-        self._states: tuple[torch.Tensor, torch.Tensor | None] | None = None
+        self._state: RandomState | None = None
         undo.callback(model.register_forward_pre_hook(self._remember).remove)
 
     @contextmanager
-    def again(self, device: torch.device) -> Iterator[None]:
+    def again(self) -> Iterator[None]:
         """Run one pass in the block with the masks of the remembered pass; afterwards the random stream goes on."""
-        cpu_state, cuda_state = self._states
-        with extra_pass(), random_state_kept(device):
-            torch.set_rng_state(cpu_state)
-            if cuda_state is not None:
-                torch.cuda.set_rng_state(cuda_state, device)
+        with extra_pass(), self._state.again():
             yield
 
     def _remember(self, model: nn.Module, inputs: object) -> None:
         if in_main_pass(model):
-            device = next(model.parameters()).device
-            self._states = (
-                torch.get_rng_state(),
-                torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-            )
+            self._state = RandomState(next(model.parameters()).device)

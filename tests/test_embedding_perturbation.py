@@ -128,7 +128,7 @@ def test_replay_draws_the_same_masks_and_leaves_the_stream_where_it_was(name, ba
         torch.manual_seed(5)
         assert torch.equal(model(**batch).logits, first)
         for _ in range(2):
-            with replay.again(model.device):
+            with replay.again():
                 again = model(**batch).logits
             assert torch.equal(again, first)
         assert torch.equal(torch.rand(3), following)
@@ -147,10 +147,10 @@ def test_replay_remembers_the_latest_main_pass_and_no_other(batch):
         model.train()
         with extra_pass():
             assert not torch.equal(model(**batch).logits, latest)
-        with other.again(model.device):
+        with other.again():
             model(**batch)
             model(**batch)
-        with replay.again(model.device):
+        with replay.again():
             assert torch.equal(model(**batch).logits, latest)
 
 
@@ -160,11 +160,11 @@ def test_a_replay_that_fails_restores_the_stream_and_goes_on_watching(batch):
         replay = RandomReplay(model, undo)
         model(**batch)
         torch.manual_seed(5)
-        with pytest.raises(ZeroDivisionError), replay.again(model.device):
+        with pytest.raises(ZeroDivisionError), replay.again():
             raise ZeroDivisionError
         state = torch.get_rng_state()
         latest = model(**batch).logits
-        with replay.again(model.device):
+        with replay.again():
             assert torch.equal(model(**batch).logits, latest)
         torch.manual_seed(5)
         assert torch.equal(torch.get_rng_state(), state)

@@ -30,7 +30,7 @@ Generalizable Fine-tuning. EMNLP 2021, arXiv:2109.05687.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -41,7 +41,8 @@ from torch import nn
 from finetune_reg.fisher_information import fisher_information
 from finetune_reg.hyperparameters import Fraction
 from finetune_reg.method import FineTuningMethod, TrainingContext
-from finetune_reg.parameter_groups import transformer_blocks
+from finetune_reg.module_surgery import in_mode
+from finetune_reg.parameter_groups import learning_rates, transformer_blocks
 from finetune_reg.random_replay import extra_pass, random_state_kept
 
 
@@ -95,7 +96,7 @@ class ChildTuningD(FineTuningMethod):
         in_blocks = {id(parameter) for parameter in transformer_blocks(model).parameters()}
         measured = {n: p for n, p in model.named_parameters() if id(p) in in_blocks and p.requires_grad}
         released = self.fisher == "clipped_batches"
-        with _mode(model, training=released), extra_pass(), random_state_kept(model.device):
+        with in_mode(model, training=released), extra_pass(), random_state_kept(model.device):
             torch.manual_seed(context.seed)
             batches = _batches(context, shuffled=released)
             fisher = fisher_information(model, batches, measured, clip_each_tensor=1.0 if released else None)
@@ -124,10 +125,10 @@ class ChildTuningD(FineTuningMethod):
         """Decay the trained entries of the masked matrices."""
         if self._weight_decay == 0.0:
             return
-        learning_rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        rates = learning_rates(optimizer)
         for parameter, mask in self._masked_parameters(model):
             if parameter.ndim >= 2:
-                decay = learning_rates[id(parameter)] * self._weight_decay
+                decay = rates[id(parameter)] * self._weight_decay
                 parameter.addcmul_(parameter, mask.view(torch.uint8), value=-decay)
 
     def finalize(self, model: nn.Module) -> None:
@@ -152,15 +153,3 @@ def _batches(context: TrainingContext, shuffled: bool) -> Iterator[Mapping[str, 
     order = torch.randperm(n, generator=torch.Generator().manual_seed(context.seed)).tolist() if shuffled else range(n)
     for start in range(0, n, size):
         yield context.collate([context.train_dataset[i] for i in order[start : start + size]])
-
-
-@contextmanager
-def _mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Put the whole model into training or evaluation mode for the length of the block."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, was_training in modes:
-            module.training = was_training

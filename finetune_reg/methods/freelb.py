@@ -144,7 +144,7 @@ class FreeLB(FineTuningMethod):
             (gradient,) = torch.autograd.grad(loss / n_passes, perturbation, retain_graph=True)
             perturbation = ascend(perturbation.detach(), gradient, self.step_size, self.max_norm)
             perturbation.mul_(token_mask(batch)).requires_grad_(t < n_passes - 1)
-            masks = extra_pass() if self._replay is None else self._replay.again(model.device)
+            masks = extra_pass() if self._replay is None else self._replay.again()
             with masks, perturbed_embeddings(model, perturbation):
                 loss = model(**batch).loss
             further_losses = further_losses + loss

@@ -28,7 +28,7 @@ from torch import nn
 
 from finetune_reg.hyperparameters import NonNegative
 from finetune_reg.method import FineTuningMethod, TrainingContext
-from finetune_reg.parameter_groups import named_backbone_parameters, named_head_parameters
+from finetune_reg.parameter_groups import learning_rates, named_backbone_parameters, named_head_parameters
 
 
 def pull_toward(
@@ -71,10 +71,10 @@ class PretrainedWeightDecay(FineTuningMethod):
     @torch.no_grad()
     def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Pull each weight by its own learning rate times the strength."""
-        learning_rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        rates = learning_rates(optimizer)
         for name, parameter in model.named_parameters():
             if name in self._pretrained:
-                rate = learning_rates[id(parameter)]
+                rate = rates[id(parameter)]
                 parameter.copy_(pull_toward(parameter, self._pretrained[name], rate, self.strength))
 
     def finalize(self, model: nn.Module) -> None:

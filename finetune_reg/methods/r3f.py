@@ -102,7 +102,7 @@ class R3F(FineTuningMethod):
         if self.strength == 0 or (is_regression(model) and not self.regression_term):
             return 0.0
         noise = draw_noise(input_embeddings(model, batch), self.noise_scale, self.noise)
-        masks = extra_pass() if self._replay is None else self._replay.again(model.device)
+        masks = extra_pass() if self._replay is None else self._replay.again()
         with masks, perturbed_embeddings(model, noise, detach=self.detach_embeddings):
             noised_logits = model(**batch).logits
         return self.strength * output_divergence(model, outputs.logits, noised_logits)

@@ -36,8 +36,8 @@ Models through Principled Regularized Optimization. ACL 2020, arXiv:1911.03437.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -53,6 +53,7 @@ from finetune_reg.embedding_perturbation import (
 )
 from finetune_reg.hyperparameters import Count, NonNegative, Probability
 from finetune_reg.method import FineTuningMethod, TrainingContext
+from finetune_reg.module_surgery import in_mode
 from finetune_reg.output_divergence import is_regression, output_divergence, stable_kl
 from finetune_reg.random_replay import RandomReplay, extra_pass
 
@@ -85,18 +86,6 @@ def normalized_step(
 def move_average(averages: Mapping[str, torch.Tensor], current: Mapping[str, torch.Tensor], momentum: float) -> None:
     """Set each average to `beta average + (1 - beta) current`, in place."""
     get_ema_multi_avg_fn(momentum)(list(averages.values()), [current[name] for name in averages], None)
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off inside the block; afterwards each module is in the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @dataclass
@@ -212,7 +201,7 @@ class SMART(FineTuningMethod):
         """Return the clean side of both terms: the main pass, or a pass without dropout, with gradient."""
         if self.dropout != "off":
             return outputs.logits
-        with evaluation_mode(model):
+        with in_mode(model, training=False):
             return model(**batch).logits
 
     def adversarial_perturbation(
@@ -256,7 +245,7 @@ class SMART(FineTuningMethod):
     @torch.no_grad()
     def teacher_logits(self, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the teacher's output, shape (batch, labels): the model without dropout, with the averaged weights."""
-        with evaluation_mode(model):
+        with in_mode(model, training=False):
             return torch.func.functional_call(model, self._teacher, kwargs=dict(batch)).logits
 
     def _perturbed_logits(
@@ -267,5 +256,5 @@ class SMART(FineTuningMethod):
 
     def _masks(self, model: nn.Module) -> AbstractContextManager:
         if self.dropout == "off":
-            return evaluation_mode(model)
-        return extra_pass() if self._replay is None else self._replay.again(model.device)
+            return in_mode(model, training=False)
+        return extra_pass() if self._replay is None else self._replay.again()
