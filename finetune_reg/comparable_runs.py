@@ -17,7 +17,7 @@ MethodSpec = str | dict[str, Any]  # a method's name, or a mapping of the name t
 
 PAIRED_BY = [*SEEDS, "seed_subset"]
 # Epochs are compared apart, because a control may train longer; evaluations do not change a run.
-RECIPE = [name for name in SETTING if name not in ("task", "epochs", "evaluate_every", "seed_subset")]
+RECIPE = [name for name in SETTING if name not in ("task", "epochs", "evaluate_every", "evaluate_on", "seed_subset")]
 
 
 def method_identity(spec: MethodSpec) -> str:

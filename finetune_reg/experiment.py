@@ -8,7 +8,7 @@ import time
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import numpy as np
 import torch
@@ -24,12 +24,16 @@ from finetune_reg.records import FINISHED, RunRecord, read_record, record_path, 
 from finetune_reg.tasks import (
     encode,
     evaluate_predictions,
+    evaluate_transfer,
     evaluation_loader,
     get_task,
+    label_map,
+    load_split,
     load_task,
     majority_score,
     training_loader,
 )
+from finetune_reg.tasks.loading import Split
 from finetune_reg.training_loop import TrainingDivergedError, predict, train
 from finetune_reg.typed_parameters import check_value
 
@@ -45,14 +49,18 @@ class RunSettings:
         model_name, pretrained: see `load_encoder`.
         method, method_hyperparameters: see `build_method`.
         n_train: training rows; None takes all.
+        stratified, split, held_out_fold: see `load_task`.
         epochs: passes over the training rows.
         batch_size: rows per update.
         learning_rate: peak of the linear schedule.
         warmup_fraction: share of the updates in which the learning rate rises, in [0, 1].
         weight_decay: decoupled decay of AdamW on weight matrices.
         max_grad_norm: global norm to which gradients are clipped.
+        bias_correction: of Adam; without it as in BertAdam.
+        precision: of the forward pass: `"bfloat16"` is mixed precision, the weights stay in float32.
         max_length: tokens at which inputs are cut.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
+        evaluate_on: other tasks of the same source to score the classifier on after the last epoch; see `label_map`.
         seed_init, seed_order, seed_noise: of the head's initial weights, the order of the data, and dropout and
             masks. `with_seed` sets the three.
         seed_subset: of the choice of training rows.
@@ -67,14 +75,20 @@ class RunSettings:
     method: str = "vanilla"
     method_hyperparameters: dict[str, Any] = field(default_factory=dict)
     n_train: int | None = 200
+    stratified: bool = False
+    split: Split = "official"
+    held_out_fold: int | None = None
     epochs: int = 10
     batch_size: int = 16
     learning_rate: float = 3e-4
     warmup_fraction: float = 0.1
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
+    bias_correction: bool = True
+    precision: Literal["float32", "bfloat16"] = "float32"
     max_length: int = 128
     evaluate_every: int = 1
+    evaluate_on: list[str] = field(default_factory=list)
     pretrained: bool = True
     seed_init: int = 0
     seed_order: int = 0
@@ -85,6 +99,8 @@ class RunSettings:
         for setting in fields(self):
             value = check_value(setting.name, getattr(self, setting.name), SETTING_TYPES[setting.name], "A run")
             object.__setattr__(self, setting.name, value)
+        for target in self.evaluate_on:
+            label_map(get_task(self.task), get_task(target))
         get_task(self.task)
         built = build_method(self.method, **self.method_hyperparameters)
         object.__setattr__(self, "method_hyperparameters", built.hyperparameters)
@@ -101,12 +117,17 @@ class RunSettings:
     @property
     def run_id(self) -> str:
         """Hash (SHA-256, 12 hex digits) of the settings that differ from their defaults."""
-        chosen = {name: value for name, value in asdict(self).items() if value != _DEFAULTS[name] or name == "method"}
+        chosen = {
+            name: value for name, value in asdict(self).items() if value != SETTING_DEFAULTS[name] or name == "method"
+        }
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
 
 
 SETTING_TYPES: dict[str, Any] = get_type_hints(RunSettings)
-_DEFAULTS = {setting.name: setting.default if setting.default is not MISSING else {} for setting in fields(RunSettings)}
+SETTING_DEFAULTS = {
+    setting.name: setting.default_factory() if setting.default is MISSING else setting.default
+    for setting in fields(RunSettings)
+}
 
 
 def run(settings: RunSettings, output_dir: Path | str, device: str = "auto") -> RunRecord:
@@ -149,7 +170,15 @@ def _is_finished(path: Path) -> bool:
 def _fill(record: RunRecord, settings: RunSettings, device: torch.device) -> None:
     record.environment = describe_environment(device)
     torch.set_flush_denormal(True)
-    data = load_task(settings.task, settings.source, settings.n_train, settings.seed_subset)
+    data = load_task(
+        settings.task,
+        settings.source,
+        settings.n_train,
+        settings.seed_subset,
+        stratified=settings.stratified,
+        split=settings.split,
+        held_out_fold=settings.held_out_fold,
+    )
     record.subset = {"row_ids": data.row_ids, "content_hash": data.content_hash}
     encoder = load_encoder(settings.model_name, data.task, settings.seed_init, settings.pretrained)
     model, tokenizer, record.weights_hash = encoder.model.to(device), encoder.tokenizer, encoder.weights_hash
@@ -170,6 +199,7 @@ def _fill(record: RunRecord, settings: RunSettings, device: torch.device) -> Non
         weight_decay=settings.weight_decay,
         n_updates=record.n_updates,
         seed=settings.seed_noise,
+        bias_correction=settings.bias_correction,
     )
 
     def evaluate(epoch: int, losses: list[float]) -> None:
@@ -201,6 +231,12 @@ def _fill(record: RunRecord, settings: RunSettings, device: torch.device) -> Non
     if record.status == "ok":
         record.score = record.history[-1][record.metric]
         record.best_score = max(entry[record.metric] for entry in record.history)
+        for name in settings.evaluate_on:
+            target = get_task(name)
+            rows = load_split(target, target.validation_split, settings.source)
+            loader = evaluation_loader(encode(target, rows, tokenizer, settings.max_length), tokenizer)
+            predictions = predict(model, loader)
+            record.transfer[name] = evaluate_transfer(data.task, target, predictions.logits, predictions.labels)
         moved = (p.detach() - initial[name] for name, p in named_backbone_parameters(model))
         record.distance_from_pretrained = float(sum(change.square().sum() for change in moved) ** 0.5)
     record.below_majority = record.score is None or record.score <= record.majority_score

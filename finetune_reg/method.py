@@ -44,6 +44,7 @@ class TrainingContext:
         n_updates: optimizer updates in the whole run.
         seed: seed of the noise (dropout, masks) drawn while training.
         betas, epsilon: Adam's constants.
+        bias_correction: of Adam's moments; without it as in BertAdam (see `bias_correction.py`).
     """
 
     train_dataset: Sequence[Mapping[str, Any]]
@@ -55,6 +56,7 @@ class TrainingContext:
     seed: int = 0
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
+    bias_correction: bool = True
 
     @property
     def adamw_arguments(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ in its second cell, so that plain `papermill` is safe, too."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -14,13 +15,14 @@ from finetune_reg.typed_parameters import check_value
 TEMPLATE_PARAMETERS: dict[str, Any] = {
     **{name: kind for name, kind in SETTING_TYPES.items() if name not in SEEDS},
     "seeds": list[int],
+    "seed_subset": int | None,
     "device": str,
     "output_dir": str,
 }
 
 
 def settings_from(namespace: Mapping[str, Any]) -> list[RunSettings]:
-    """Turn the template's parameters into one `RunSettings` per seed.
+    """Turn the template's parameters into one `RunSettings` per seed. With `seed_subset` None it is that seed, too.
 
     Args:
         namespace: parameter names and values; a notebook passes `globals()` right after its parameters, whose
@@ -38,8 +40,11 @@ def settings_from(namespace: Mapping[str, Any]) -> list[RunSettings]:
     seeds = given.get("seeds", [0])
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"The notebook needs seeds to be different integers, at least one, not {seeds}.")
-    settings = RunSettings(**{name: value for name, value in given.items() if name in SETTING_TYPES})
-    return [settings.with_seed(seed) for seed in seeds]
+    fresh_subsets = given.get("seed_subset", 0) is None
+    chosen = {name: value for name, value in given.items() if name in SETTING_TYPES}
+    settings = RunSettings(**chosen | ({"seed_subset": 0} if fresh_subsets else {}))
+    seeded = [settings.with_seed(seed) for seed in seeds]
+    return [replace(s, seed_subset=s.seed_init) for s in seeded] if fresh_subsets else seeded
 
 
 def _is_parameter(name: str, value: Any) -> bool:

@@ -28,6 +28,7 @@ class RunRecord:
             evaluation. The development set chose nothing but `best_score`, so report `score`.
         below_majority: the last score is not above the best constant prediction, `majority_score`.
         history: per evaluation the epoch, update, mean training loss since the one before, and all metrics.
+        transfer: per task of `evaluate_on` all its metrics after the last epoch.
         distance_from_pretrained: Euclidean norm of the change of all backbone weights.
         subset: row ids and content hash of the training rows.
         forward_passes, backward_passes: of the model in training, counted; evaluation is left out.
@@ -45,6 +46,7 @@ class RunRecord:
     below_majority: bool | None = None
     majority_score: float | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+    transfer: dict[str, dict[str, Any]] = field(default_factory=dict)
     distance_from_pretrained: float | None = None
     subset: dict[str, Any] = field(default_factory=dict)
     weights_hash: str | None = None

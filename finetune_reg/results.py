@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from finetune_reg.errors import InputError
-from finetune_reg.experiment import SEEDS, SETTING_TYPES
+from finetune_reg.experiment import SEEDS, SETTING_DEFAULTS, SETTING_TYPES
 from finetune_reg.methods import METHODS
 from finetune_reg.records import FINISHED, RunRecord, read_records
 from finetune_reg.statistics import compare_paired, holm, interquartile_mean, probability_of_improvement, summarize
@@ -48,7 +48,11 @@ def load_results(path: Path | str) -> pd.DataFrame:
         return collect(path)
     if not path.is_file():
         raise InputError(f"There is neither a folder of records nor a Parquet file {path}.")
-    return pd.read_parquet(path)
+    table = pd.read_parquet(path)
+    for name, value in SETTING_DEFAULTS.items():
+        if name not in table:  # a setting that is younger than the table
+            table[name] = json.dumps(value) if isinstance(value, dict | list) else value
+    return table
 
 
 def results_table(records: list[RunRecord]) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from transformers import get_linear_schedule_with_warmup
 
+from finetune_reg.bias_correction import skip_bias_correction
 from finetune_reg.errors import TrainingDivergedError
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
@@ -60,6 +61,8 @@ def train(
         method.setup(model, context)
         torch.manual_seed(context.seed)
         optimizer = method.create_optimizer(model, context)
+        if not context.bias_correction:
+            skip_bias_correction(optimizer)
         n_warmup = math.ceil(warmup_fraction * context.n_updates)
         scheduler = get_linear_schedule_with_warmup(optimizer, n_warmup, context.n_updates)
         epoch = 0

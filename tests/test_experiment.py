@@ -40,7 +40,7 @@ def test_a_run_writes_a_complete_record(settings, tmp_path):
     assert len(record.subset["row_ids"]) == 16
     assert record.distance_from_pretrained > 0
     empty = [name for name, value in stored.items() if value in (None, [], {}) and name != "error"]
-    assert empty == []
+    assert empty == ["transfer"]
 
 
 @pytest.mark.parametrize("task", ["cola", "mrpc", "stsb"])
@@ -98,6 +98,31 @@ def test_evaluating_less_often_changes_no_weight(settings, tmp_path):
     assert len(seldom.history) == 1
     assert often.distance_from_pretrained == seldom.distance_from_pretrained
     assert often.score == seldom.score
+
+
+def test_held_out_folds_and_pooled_rows_reach_the_run(settings, tmp_path):
+    plain, fold, pooled = (
+        run(replace(settings, n_train=15, **changes), tmp_path)
+        for changes in ({}, {"held_out_fold": 2}, {"split": "pooled"})
+    )
+    assert [len(record.subset["row_ids"]) for record in (plain, fold, pooled)] == [15, 12, 15]
+    assert set(fold.subset["row_ids"]) < set(plain.subset["row_ids"])
+    assert max(pooled.subset["row_ids"]) >= 24
+    assert len({record.run_id for record in (plain, fold, pooled)}) == 3
+
+
+def test_a_classifier_is_scored_on_other_tasks(settings, tmp_path):
+    record = run(replace(settings, evaluate_on=["mrpc", "rte"]), tmp_path)
+    assert record.transfer["rte"]["accuracy"] == record.score
+    assert set(record.transfer["mrpc"]) == {"f1", "accuracy", "constant_prediction"}
+    assert run(settings, tmp_path).score == record.score
+    with pytest.raises(InputError, match="cannot be scored on"):
+        replace(settings, evaluate_on=["stsb"])
+
+
+def test_adam_without_bias_correction_is_another_run(settings, tmp_path):
+    corrected, uncorrected = (run(replace(settings, bias_correction=on), tmp_path) for on in (True, False))
+    assert uncorrected.distance_from_pretrained > corrected.distance_from_pretrained
 
 
 def test_a_diverging_run_is_recorded_and_does_not_raise(settings, tmp_path):

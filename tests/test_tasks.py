@@ -14,7 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_reg.errors import InputError
-from finetune_reg.tasks import TASKS, evaluate_predictions, get_task, load_split, load_task, majority_score
+from finetune_reg.tasks import (
+    TASKS,
+    evaluate_predictions,
+    evaluate_transfer,
+    get_task,
+    label_map,
+    load_split,
+    load_task,
+    majority_score,
+)
 from finetune_reg.tasks.batching import LengthBucketedBatches
 from finetune_reg.tasks.loading import rows_hash, subset_row_ids
 
@@ -138,6 +147,60 @@ def test_subsets_have_no_repeated_rows(n, seed):
     assert set(ids) <= set(range(60))
 
 
+def test_five_folds_part_the_chosen_rows_and_leave_the_development_set_unread(tmp_path):
+    folder = str(write_task(tmp_path, n=40, splits=("train",)))
+    folds = [load_task("rte", folder, 30, held_out_fold=fold) for fold in range(5)]
+    with pytest.raises(InputError, match="needs its validation split"):
+        load_task("rte", folder, 30)
+    chosen = set(subset_row_ids(40, 30, 0, "rte"))
+    for fold in folds:
+        assert (len(fold.train), len(fold.validation)) == (24, 6)
+        assert set(fold.row_ids) < chosen
+    left_out = [chosen - set(fold.row_ids) for fold in folds]
+    assert sum(map(len, left_out)) == 30
+    assert set.union(*left_out) == chosen
+
+
+def test_pooled_rows_are_shuffled_and_the_last_fifth_tests(tmp_path):
+    folder = write_task(tmp_path, n=10, splits=("train",))
+    other = {"sentence1": "x", "sentence2": "y", "label": 1}
+    (folder / "rte" / "validation.jsonl").write_text("\n".join(json.dumps(other | {"idx": i}) for i in range(5)))
+    first, second = (load_task("rte", str(folder), subset_seed=seed, split="pooled") for seed in (0, 1))
+    assert (len(first.train), len(first.validation)) == (12, 3)
+    pool = load_split(get_task("rte"), "train", str(folder)) + load_split(get_task("rte"), "validation", str(folder))
+    assert first.train == [pool[i] for i in first.row_ids]
+    assert sorted(map(str, first.train + first.validation)) == sorted(map(str, pool))
+    assert first.row_ids != second.row_ids
+    assert load_task("rte", str(folder), 6, split="pooled").row_ids != first.row_ids[:6]
+
+
+def test_a_stratified_subset_keeps_the_proportions(tmp_path):
+    folder = write_task(tmp_path, n=30)
+    path = folder / "rte" / "train.jsonl"
+    rows = [json.loads(line) | {"label": int(i % 3 == 0)} for i, line in enumerate(path.read_text().splitlines())]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    data = load_task("rte", str(folder), 9, stratified=True)
+    assert sum(row["label"] for row in data.train) == 3
+    assert data == load_task("rte", str(folder), 9, stratified=True)
+    assert data.row_ids != load_task("rte", str(folder), 9, subset_seed=1, stratified=True).row_ids
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "sentence"),
+    [
+        ("stsb", {"n_train": 4, "stratified": True}, "has scores, not classes"),
+        ("rte", {"stratified": True}, "needs n_train from 2 to 6"),
+        ("rte", {"n_train": 7, "stratified": True}, "needs n_train from 2 to 6"),
+        ("rte", {"held_out_fold": 5}, "0 to 4"),
+        ("rte", {"n_train": 4, "held_out_fold": 0}, "cannot be cut into 5 folds"),
+    ],
+)
+def test_impossible_subsets_are_refused(tmp_path, task, options, sentence):
+    folder = write_task(tmp_path, task, **({"label": 2.5} if task == "stsb" else {}))
+    with pytest.raises(InputError, match=sentence):
+        load_task(task, str(folder), **options)
+
+
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=300), st.integers(1, 20))
 def test_each_epoch_has_every_example_once(lengths, batch_size):
     sampler = LengthBucketedBatches(lengths, batch_size, seed=0)
@@ -188,6 +251,35 @@ def test_majority_scores_of_the_real_development_sets_as_published():
     assert majority_score(get_task("rte"), np.array([0] * 146 + [1] * 131)) == pytest.approx(0.5271, abs=1e-4)
     assert majority_score(get_task("mrpc"), np.array([0] * 129 + [1] * 279)) == pytest.approx(0.8122, abs=1e-4)
     assert majority_score(get_task("cola"), np.array([0] * 322 + [1] * 721)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("trained", "target", "expected"),
+    [
+        ("mnli", "snli", [0, 1, 2]),
+        ("mnli", "sick", [0, 1, 2]),
+        ("mnli", "rte", [0, 1, 1]),
+        ("snli", "scitail", [0, 1, 1]),
+        ("snli", "hans", [0, 1, 1]),
+        ("rte", "hans", [0, 1]),
+        ("entailment", "paraphrase", [1, 0]),
+        ("sst2", "sst2", [0, 1]),
+    ],
+)
+def test_labels_of_one_task_stand_for_labels_of_another(trained, target, expected):
+    assert label_map(get_task(trained), get_task(target)) == expected
+
+
+@pytest.mark.parametrize(("trained", "target"), [("rte", "mnli"), ("sst2", "rte"), ("stsb", "rte"), ("mnli", "stsb")])
+def test_labels_that_do_not_correspond_are_refused(trained, target):
+    with pytest.raises(InputError, match=f"{trained} .* cannot be scored on {target}"):
+        label_map(get_task(trained), get_task(target))
+
+
+def test_a_contradiction_counts_as_not_entailed():
+    logits = np.array([[3, 1, 0], [0, 1, 3], [0, 3, 1], [3, 0, 1]], dtype=float)
+    scores = evaluate_transfer(get_task("mnli"), get_task("hans"), logits, np.array([0, 1, 1, 1]))
+    assert scores == {"accuracy": 0.75, "constant_prediction": False}
 
 
 @pytest.mark.glue

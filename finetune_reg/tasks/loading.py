@@ -10,15 +10,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
+from sklearn.model_selection import KFold, train_test_split
 
 from finetune_reg.errors import InputError
 from finetune_reg.pocket.tasks import generate_task
 from finetune_reg.tasks.task_table import TASKS, Task, get_task
 
 Row = dict[str, Any]
+Split = Literal["official", "pooled"]
+FOLDS = 5
+POOLED_TEST_FRACTION = 0.2
 ENVIRONMENT_VARIABLE = "FINETUNE_REG_GLUE"
 
 
@@ -28,9 +32,10 @@ class TaskData:
 
     Attributes:
         train: the chosen training rows, in the order of the subset.
-        validation: all rows of the split that papers report; never used to choose anything.
-        row_ids: positions of the chosen rows in the full training split.
-        content_hash: SHA-256 (16 hex digits) over text and label of the chosen rows.
+        validation: the rows to evaluate on: the split that papers report, never used to choose anything; or the last
+            fifth of the pooled rows; or a held-out fold of the training rows, which is there to choose with.
+        row_ids: positions of the training rows in the full training split (in the pooled rows for `"pooled"`).
+        content_hash: SHA-256 (16 hex digits) over text and label of the training rows.
     """
 
     task: Task
@@ -40,7 +45,16 @@ class TaskData:
     content_hash: str
 
 
-def load_task(name: str, source: str = "pocket", n_train: int | None = None, subset_seed: int = 0) -> TaskData:
+def load_task(
+    name: str,
+    source: str = "pocket",
+    n_train: int | None = None,
+    subset_seed: int = 0,
+    *,
+    stratified: bool = False,
+    split: Split = "official",
+    held_out_fold: int | None = None,
+) -> TaskData:
     """Load a task and a frozen subset of its training rows.
 
     Args:
@@ -49,17 +63,37 @@ def load_task(name: str, source: str = "pocket", n_train: int | None = None, sub
             path of a folder that holds `NAME/SPLIT.jsonl` or `.parquet`.
         n_train: rows to draw without replacement, in the same way for every run with this `subset_seed`; None
             takes all.
+        stratified: the subset has the class proportions of the whole.
+        split: `"official"`; `"pooled"` shuffles training and validation rows together by `subset_seed` and tests on
+            the last fifth, as guided dropout does, so that scores are not comparable with the usual ones.
+        held_out_fold: 0 to 4 trains on four fifths of the chosen rows and evaluates on this one. For choosing
+            hyperparameters: the development set is not even read.
 
     Raises:
         InputError: unknown task or source, missing folder, split or column, a label out of range, an empty split,
-            fewer training rows than asked for, or an unreachable hub.
+            fewer training rows than asked for, a stratified subset of scores, or an unreachable hub.
     """
     task = get_task(name)
+    where = f"{name} ({source})"
     train = load_split(task, "train", source)
-    row_ids = subset_row_ids(len(train), n_train, subset_seed, where=f"{name} ({source})")
-    chosen = [train[i] for i in row_ids]
-    validation = load_split(task, task.validation_split, source)
-    return TaskData(task, chosen, validation, row_ids, rows_hash(task, chosen))
+    ids = list(range(len(train)))
+    validation: list[Row] = []
+    if split == "pooled":
+        train = train + load_split(task, task.validation_split, source)
+        ids = random.Random(subset_seed).sample(range(len(train)), len(train))
+        n_test = int(POOLED_TEST_FRACTION * len(train))
+        ids, validation = ids[:-n_test], [train[i] for i in ids[-n_test:]]
+    elif held_out_fold is None:
+        validation = load_split(task, task.validation_split, source)
+    if stratified:
+        ids = _stratified_subset(task, train, ids, n_train, subset_seed, where)
+    else:
+        ids = [ids[i] for i in subset_row_ids(len(ids), n_train, subset_seed, where)]
+    if held_out_fold is not None:
+        kept, held_out = _fold(ids, held_out_fold, subset_seed, where)
+        ids, validation = kept, [train[i] for i in held_out]
+    chosen = [train[i] for i in ids]
+    return TaskData(task, chosen, validation, ids, rows_hash(task, chosen))
 
 
 def load_split(task: Task, split: str, source: str) -> list[Row]:
@@ -94,6 +128,28 @@ def subset_row_ids(n_rows: int, n_train: int | None, seed: int, where: str) -> l
     if not 1 <= n_train <= n_rows:
         raise InputError(f"n_train must be between 1 and {n_rows}, the training rows of {where}, not {n_train}.")
     return random.Random(seed).sample(range(n_rows), n_train)
+
+
+def _stratified_subset(
+    task: Task, rows: list[Row], ids: list[int], n_train: int | None, seed: int, where: str
+) -> list[int]:
+    if task.is_regression:
+        raise InputError(f"{where} has scores, not classes: leave stratified out.")
+    n_classes = len({rows[i]["label"] for i in ids})
+    if n_train is None or not n_classes <= n_train <= len(ids) - n_classes:
+        largest = len(ids) - n_classes
+        raise InputError(f"A stratified subset of {where} needs n_train from {n_classes} to {largest}, not {n_train}.")
+    subset, _ = train_test_split(ids, train_size=n_train, stratify=[rows[i]["label"] for i in ids], random_state=seed)
+    return subset
+
+
+def _fold(ids: list[int], fold: int, seed: int, where: str) -> tuple[list[int], list[int]]:
+    if not 0 <= fold < FOLDS:
+        raise InputError(f"held_out_fold is 0 to {FOLDS - 1}, one of {FOLDS} folds, not {fold}.")
+    if len(ids) < FOLDS:
+        raise InputError(f"{len(ids)} training rows of {where} cannot be cut into {FOLDS} folds.")
+    kept, held_out = list(KFold(FOLDS, shuffle=True, random_state=seed).split(ids))[fold]
+    return [ids[i] for i in kept], [ids[i] for i in held_out]
 
 
 def rows_hash(task: Task, rows: Iterable[Row]) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+from finetune_reg.errors import InputError
 from finetune_reg.tasks.task_table import MetricName, Task
 
 CLASSIFICATION = {
@@ -16,6 +17,7 @@ CLASSIFICATION = {
     "matthews": matthews_corrcoef,
 }
 CORRELATION = {"pearson": pearsonr, "spearman": spearmanr}
+ENTAILING = ("entailment", "entails", "equivalent")
 
 
 def compute_metric(name: MetricName, labels: np.ndarray, predictions: np.ndarray) -> float:
@@ -39,7 +41,43 @@ def evaluate_predictions(task: Task, logits: np.ndarray, labels: np.ndarray) -> 
     Returns:
         Each metric by name, and `constant_prediction`: whether all examples got the same answer.
     """
-    predictions = logits[:, 0] if task.is_regression else logits.argmax(axis=1)
+    return _scores(task, labels, logits[:, 0] if task.is_regression else logits.argmax(axis=1))
+
+
+def evaluate_transfer(trained: Task, target: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, float | bool]:
+    """Score a classifier of one task on the examples of another, by the metrics of that one; see `label_map`.
+
+    Args:
+        logits: of shape (examples, labels of the trained task).
+        labels: of the other task, of shape (examples,).
+
+    Raises:
+        InputError: the labels do not correspond.
+    """
+    return _scores(target, labels, np.array(label_map(trained, target))[logits.argmax(axis=1)])
+
+
+def label_map(trained: Task, target: Task) -> list[int]:
+    """Return, for each label of the task trained on, the label of another task that it stands for.
+
+    Equal label names correspond. Where the other task only asks whether the first sentence entails the second, all
+    other answers are its second one: a contradiction counts as not entailed (released DPS code, `run_trainer.py`).
+    Paraphrases entail each other.
+
+    Raises:
+        InputError: the labels do not correspond.
+    """
+    if trained.label_names and trained.label_names == target.label_names:
+        return list(range(trained.n_outputs))
+    found = [[name in ENTAILING for name in task.label_names] for task in (trained, target)]
+    if any(sum(entails) != 1 for entails in found) or target.n_outputs != 2:
+        names = [", ".join(task.label_names) or "scores" for task in (trained, target)]
+        raise InputError(f"A model of {trained.name} ({names[0]}) cannot be scored on {target.name} ({names[1]}).")
+    yes = found[1].index(True)
+    return [yes if entails else 1 - yes for entails in found[0]]
+
+
+def _scores(task: Task, labels: np.ndarray, predictions: np.ndarray) -> dict[str, float | bool]:
     scores: dict[str, float | bool] = {name: compute_metric(name, labels, predictions) for name in task.metrics}
     scores["constant_prediction"] = bool(np.ptp(predictions) == 0)
     return scores
