@@ -15,8 +15,8 @@ from finetune_reg.paths import ROOT
 PACKAGES = ("finetune_reg", "torch", "transformers", "numpy", "scipy", "scikit-learn")
 
 
-def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Return versions, commit, device, dtype and threads, ready for JSON."""
+def describe_environment(device: torch.device, precision: str = "float32") -> dict[str, Any]:
+    """Return versions, commit, device, threads, and `precision` as the dtype of forward passes, ready for JSON."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -24,7 +24,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "dtype": "float32",
+        "dtype": precision,
         "threads": torch.get_num_threads(),
     }
 

@@ -8,7 +8,7 @@ import time
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from finetune_reg.tasks import (
     training_loader,
 )
 from finetune_reg.tasks.loading import Split
-from finetune_reg.training_loop import TrainingDivergedError, predict, train
+from finetune_reg.training_loop import Precision, TrainingDivergedError, predict, train
 from finetune_reg.typed_parameters import check_value
 
 SEEDS = ("seed_init", "seed_order", "seed_noise")
@@ -85,7 +85,7 @@ class RunSettings:
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     bias_correction: bool = True
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     max_length: int = 128
     evaluate_every: int = 1
     evaluate_on: list[str] = field(default_factory=list)
@@ -168,7 +168,7 @@ def _is_finished(path: Path) -> bool:
 
 
 def _fill(record: RunRecord, settings: RunSettings, device: torch.device) -> None:
-    record.environment = describe_environment(device)
+    record.environment = describe_environment(device, settings.precision)
     torch.set_flush_denormal(True)
     data = load_task(
         settings.task,
@@ -205,7 +205,7 @@ def _fill(record: RunRecord, settings: RunSettings, device: torch.device) -> Non
     def evaluate(epoch: int, losses: list[float]) -> None:
         if epoch % settings.evaluate_every and epoch != settings.epochs:
             return
-        predictions = predict(model, evaluation)
+        predictions = predict(model, evaluation, settings.precision)
         seen = record.history[-1]["update"] if record.history else 0
         entry = {"epoch": epoch, "update": len(losses), "train_loss": float(np.mean(losses[seen:]))}
         record.history.append(entry | evaluate_predictions(data.task, predictions.logits, predictions.labels))
@@ -220,6 +220,7 @@ def _fill(record: RunRecord, settings: RunSettings, device: torch.device) -> Non
                 context,
                 warmup_fraction=settings.warmup_fraction,
                 max_grad_norm=settings.max_grad_norm,
+                precision=settings.precision,
                 after_epoch=evaluate,
             )
             record.status = "ok"
@@ -235,7 +236,7 @@ def _fill(record: RunRecord, settings: RunSettings, device: torch.device) -> Non
             target = get_task(name)
             rows = load_split(target, target.validation_split, settings.source)
             loader = evaluation_loader(encode(target, rows, tokenizer, settings.max_length), tokenizer)
-            predictions = predict(model, loader)
+            predictions = predict(model, loader, settings.precision)
             record.transfer[name] = evaluate_transfer(data.task, target, predictions.logits, predictions.labels)
         moved = (p.detach() - initial[name] for name, p in named_backbone_parameters(model))
         record.distance_from_pretrained = float(sum(change.square().sum() for change in moved) ** 0.5)

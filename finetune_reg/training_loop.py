@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from finetune_reg.errors import TrainingDivergedError
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 Batch = dict[str, torch.Tensor]
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass
@@ -38,6 +39,7 @@ def train(
     warmup_fraction: float = 0.1,
     max_grad_norm: float = 1.0,
     accumulation_steps: int = 1,
+    precision: Precision = "float32",
     after_epoch: Callable[[int, list[float]], Any] | None = None,
 ) -> list[float]:
     """Fine-tune `model` in place for `context.n_updates` updates.
@@ -48,6 +50,9 @@ def train(
     Args:
         loader: micro-batches of one epoch; iterated anew for each epoch.
         accumulation_steps: micro-batches per update.
+        precision: of forward passes and losses, the method's extra loss included. Under `"bfloat16"` PyTorch's
+            autocast chooses operation by operation; weights, gradients and the optimizer's state stay in float32,
+            and so does what a method computes in `setup`.
         after_epoch: called with the number of finished epochs and the losses so far, for example to evaluate.
 
     Returns:
@@ -72,8 +77,9 @@ def train(
                 update_loss = 0.0
                 for batch in micro_batches:
                     batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-                    outputs = model(**batch)
-                    loss = (outputs.loss + method.extra_loss(model, batch, outputs)) / len(micro_batches)
+                    with _autocast(model, precision):
+                        outputs = model(**batch)
+                        loss = (outputs.loss + method.extra_loss(model, batch, outputs)) / len(micro_batches)
                     loss.backward()
                     update_loss += loss.item()
                 if not math.isfinite(update_loss):
@@ -96,15 +102,20 @@ def train(
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, loader: Iterable[Batch]) -> Predictions:
-    """Run the model over a loader in evaluation mode; the order is the loader's."""
+def predict(model: nn.Module, loader: Iterable[Batch], precision: Precision = "float32") -> Predictions:
+    """Run the model over a loader in evaluation mode, with `precision` as in `train`; the order is the loader's."""
     model.eval()
     logits, labels = [], []
     for batch in loader:
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         labels.append(batch.pop("labels").cpu())
-        logits.append(model(**batch).logits.float().cpu())
+        with _autocast(model, precision):
+            logits.append(model(**batch).logits.float().cpu())
     return Predictions(torch.cat(logits).numpy(), torch.cat(labels).numpy())
+
+
+def _autocast(model: nn.Module, precision: Precision) -> torch.autocast:
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def _grouped(loader: Iterable[Batch], size: int) -> Iterator[list[Batch]]:

@@ -125,6 +125,13 @@ def test_adam_without_bias_correction_is_another_run(settings, tmp_path):
     assert uncorrected.distance_from_pretrained > corrected.distance_from_pretrained
 
 
+def test_mixed_precision_is_another_run_and_says_so(settings, tmp_path):
+    full, mixed = (run(replace(settings, precision=name), tmp_path) for name in ("float32", "bfloat16"))
+    assert (full.environment["dtype"], mixed.environment["dtype"]) == ("float32", "bfloat16")
+    assert full.distance_from_pretrained != mixed.distance_from_pretrained
+    assert mixed.distance_from_pretrained == pytest.approx(full.distance_from_pretrained, rel=0.2)
+
+
 def test_a_diverging_run_is_recorded_and_does_not_raise(settings, tmp_path):
     record = run(replace(settings, learning_rate=1e30, max_grad_norm=1e30, epochs=20), tmp_path)
     assert record.status == "diverged"

@@ -1,12 +1,14 @@
-"""The loop's own promises: divergence, accumulation over a short last group, counted passes."""
+"""The loop's own promises: divergence, accumulation over a short last group, counted passes, mixed precision."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from method_settings import METHOD_SETTINGS
 from tiny_encoders import batches, tiny_encoder
-from training_hosts import context, train_in_loop
+from training_hosts import context, largest_difference, method_trainer, train_in_loop, weights
 
+from finetune_reg.environment import describe_environment
 from finetune_reg.methods import Vanilla
 from finetune_reg.pass_counting import PassCounter
 from finetune_reg.training_loop import TrainingDivergedError, predict
@@ -63,3 +65,66 @@ def test_predictions_keep_the_order_of_the_loader(dataset):
     whole, parts = predict(model, batches(dataset, 24)), predict(model, batches(dataset, 5))
     torch.testing.assert_close(torch.tensor(whole.logits), torch.tensor(parts.logits))
     assert whole.labels.tolist() == [example["labels"].item() for example in dataset]
+
+
+@pytest.mark.parametrize("name", METHOD_SETTINGS)
+def test_bfloat16_gives_nearly_the_float32_losses_and_keeps_float32_weights(name, dataset):
+    losses, models = {}, {}
+    for precision in ("float32", "bfloat16"):
+        models[precision] = tiny_encoder("bert")
+        method = METHOD_SETTINGS[name].active()
+        losses[precision] = torch.tensor(train_in_loop(models[precision], method, dataset, precision=precision))
+    assert not torch.equal(losses["bfloat16"], losses["float32"])
+    torch.testing.assert_close(losses["bfloat16"], losses["float32"], rtol=0.05, atol=0.0)
+    assert {parameter.dtype for parameter in models["bfloat16"].parameters()} == {torch.float32}
+    assert all(torch.isfinite(parameter).all() for parameter in models["bfloat16"].parameters())
+
+
+def test_bfloat16_in_the_loop_is_bf16_in_the_trainer(dataset, tmp_path):
+    in_loop, in_trainer = tiny_encoder("bert"), tiny_encoder("bert")
+    train_in_loop(in_loop, Vanilla(), dataset, precision="bfloat16")
+    method_trainer(in_trainer, Vanilla(), dataset, tmp_path, bf16=True).train()
+    assert largest_difference(weights(in_loop), weights(in_trainer)) == 0.0
+
+
+class SeesPrecision(Vanilla):
+    """Notes the data type of a matrix product where the loop calls it."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.seen = {}
+
+    def setup(self, model, context):
+        self.note("setup")
+        model.classifier.weight.register_hook(lambda _: self.note("backward"))
+
+    def extra_loss(self, model, batch, outputs):
+        self.note("extra_loss")
+        return 0.0
+
+    def after_backward(self, model):
+        self.note("after_backward")
+
+    def note(self, where):
+        self.seen[where] = (torch.ones(1, 1) @ torch.ones(1, 1)).dtype
+
+
+def test_autocast_covers_the_forward_pass_and_the_losses_only(dataset):
+    method = SeesPrecision()
+    train_in_loop(tiny_encoder("bert"), method, dataset, precision="bfloat16")
+    assert method.seen.pop("extra_loss") == torch.bfloat16
+    assert method.seen == dict.fromkeys(("setup", "backward", "after_backward"), torch.float32)
+
+
+def test_bfloat16_predictions_are_float32_arrays_near_the_exact_ones(dataset):
+    model = tiny_encoder("bert")
+    exact, rounded = (predict(model, batches(dataset, 8), p).logits for p in ("float32", "bfloat16"))
+    assert exact.dtype == rounded.dtype == "float32"
+    assert (exact != rounded).any()
+    torch.testing.assert_close(torch.tensor(rounded), torch.tensor(exact), rtol=0.0, atol=0.01)
+
+
+def test_the_environment_names_the_precision():
+    cpu = torch.device("cpu")
+    assert describe_environment(cpu)["dtype"] == "float32"
+    assert describe_environment(cpu, "bfloat16")["dtype"] == "bfloat16"
