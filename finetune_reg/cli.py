@@ -110,6 +110,32 @@ def collect(folder: Folder, out: Annotated[Path, typer.Option(help="Parquet file
 
 
 @app.command()
+def restore(
+    table: Annotated[Path, typer.Argument(help="Parquet table of runs, for example one of data/results.")],
+    output_dir: Annotated[Path, typer.Option(help="Folder that gets their records.")],
+) -> None:
+    """Write a table's runs back as records: a sweep in that folder then makes only the missing ones."""
+    from finetune_reg.results import load_results, restore
+
+    console.print(f"{len(restore(load_results(table), output_dir))} runs in {output_dir}")
+
+
+@app.command()
+def select(
+    results: Annotated[Path, typer.Argument(help="Folder of records, or Parquet table, with held-out runs.")],
+) -> None:
+    """Rank settings by their scores on held-out fifths of the training rows, and choose the best of each method."""
+    from finetune_reg.results import load_results
+    from finetune_reg.selection import rank_candidates
+
+    ranked = rank_candidates(load_results(results))
+    table = Table(*(name for name in ranked if name != "method"))
+    for row in ranked.drop(columns="method").itertuples(index=False):
+        table.add_row(*(f"{v:.1f}" if isinstance(v, float) and v > 1 else escape(str(v)) for v in row))
+    console.print(table)
+
+
+@app.command()
 def report(
     folder: Folder,
     checklist: Annotated[bool, typer.Option("--checklist", help="Print what to report, not the results.")] = False,

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pandas as pd
 
 from finetune_reg.errors import InputError
 from finetune_reg.experiment import SEEDS, SETTING_DEFAULTS, SETTING_TYPES
 from finetune_reg.methods import METHODS
-from finetune_reg.records import FINISHED, RunRecord, read_records
+from finetune_reg.records import FINISHED, RunRecord, read_record, read_records, record_path, write_record
 from finetune_reg.statistics import compare_paired, holm, interquartile_mean, probability_of_improvement, summarize
 
 # What two runs must share to be compared: every setting but the method and the seeds of the run.
@@ -53,6 +54,42 @@ def load_results(path: Path | str) -> pd.DataFrame:
         if name not in table:  # a setting that is younger than the table
             table[name] = json.dumps(value) if isinstance(value, dict | list) else value
     return table
+
+
+def restore(table: pd.DataFrame, output_dir: Path | str) -> list[RunRecord]:
+    """Write the rows of a table back as records, so that a sweep in the folder makes only the runs that are missing.
+
+    A finished record that the folder holds already is left alone.
+
+    Args:
+        table: as from `load_results`.
+
+    Returns:
+        The records, those left alone included.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    record_types = get_type_hints(RunRecord)
+    records = []
+    for row in table.to_dict("records"):
+        settings = {name: _restored(row[name], kind) for name, kind in SETTING_TYPES.items()}
+        values = {name: _restored(row[name], kind) for name, kind in record_types.items() if name in row}
+        record = RunRecord(**values | {"settings": settings})
+        path = record_path(output_dir, record.run_id)
+        if not path.exists() or read_record(path).status not in FINISHED:
+            write_record(record, output_dir)
+        records.append(record)
+    return records
+
+
+def _restored(value: Any, kind: Any) -> Any:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    options = get_args(kind) or (kind,)
+    if get_origin(kind) in (dict, list):
+        return json.loads(value)
+    return next((option(value) for option in (bool, int, float) if option in options), value)
 
 
 def results_table(records: list[RunRecord]) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from finetune_reg.results import (
     collect,
     load_results,
     method_label,
+    restore,
     results_table,
     score_matrix,
     summary_table,
@@ -159,3 +160,24 @@ def test_a_folder_without_records_is_refused(tmp_path):
         collect(tmp_path)
     with pytest.raises(InputError, match="neither"):
         load_results(tmp_path / "missing.parquet")
+
+
+def test_a_table_restores_the_records_it_was_made_of(tmp_path):
+    records = [
+        recorded_run(seed=0, n_train=None, evaluate_on=["mrpc"]),
+        recorded_run(seed=1, score=None, status="failed", majority_score=None, forward_passes=None),
+        recorded_run(seed=2, method="mixout", held_out_fold=3),
+    ]
+    table = results_table(records)
+    table.to_parquet(tmp_path / "table.parquet")
+    restored = restore(load_results(tmp_path / "table.parquet"), tmp_path / "restored")
+    assert {record.run_id: record for record in restored} == {record.run_id: record for record in records}
+    pd.testing.assert_frame_equal(collect(tmp_path / "restored"), table)
+    assert restore(table, tmp_path / "restored") == restored
+
+
+def test_tables_from_before_a_setting_existed_get_its_default(tmp_path):
+    table = results_table([recorded_run()])
+    table.drop(columns=["held_out_fold", "evaluate_on", "split"]).to_parquet(tmp_path / "old.parquet")
+    old = load_results(tmp_path / "old.parquet")
+    assert old[["held_out_fold", "evaluate_on", "split"]].values.tolist() == [[None, "[]", "official"]]

@@ -1,0 +1,49 @@
+"""Choose hyperparameters on held-out fifths of the training rows; the development set is not touched."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from finetune_reg.errors import InputError
+from finetune_reg.experiment import SEEDS
+from finetune_reg.records import FINISHED
+from finetune_reg.results import RECIPE
+
+SPLIT_BY = ["task", "held_out_fold", "seed_subset", *SEEDS]
+CANDIDATE = ["method", "method_label", *(name for name in RECIPE if name not in ("held_out_fold", "seed_subset"))]
+
+
+def rank_candidates(table: pd.DataFrame) -> pd.DataFrame:
+    """Rank settings by their scores on the held-out folds, averaged over folds, then over tasks.
+
+    A diverged run counts as the best constant prediction. Equal means rank in the order of the table.
+
+    Args:
+        table: as from `results_table`; runs without `held_out_fold` are left out.
+
+    Returns:
+        One row per candidate, best first: the method, every setting in which candidates differ, the mean per task and
+        `mean`, in points; `runs` per task; and `chosen`, the best of each method.
+
+    Raises:
+        InputError: no finished run on held-out folds, or candidates that were not run on the same folds.
+    """
+    runs = table[table.held_out_fold.notna() & table.status.isin(FINISHED)]
+    if runs.empty:
+        raise InputError("No run has held_out_fold 0 to 4: the development set reports, it does not choose.")
+    points = 100 * runs.score.astype(float).fillna(runs.majority_score.astype(float))
+    runs = runs.assign(points=points, part=list(runs[SPLIT_BY].itertuples(index=False, name=None)))
+    differing = [name for name in CANDIDATE if name.startswith("method") or runs[name].nunique(dropna=False) > 1]
+    candidates = runs.groupby(differing, dropna=False, sort=False)
+    wanted = set(runs.part)
+    for values, group in candidates:
+        if missing := wanted - set(group.part):
+            task, fold = min(missing)[:2]
+            what = ", ".join(f"{name} {value}" for name, value in zip(differing[1:], values[1:], strict=True))
+            raise InputError(
+                f"The candidate {what} was not run on fold {fold:.0f} of {task}: run the same folds of all."
+            )
+    ranked = candidates.apply(lambda group: group.groupby("task").points.mean(), include_groups=False)
+    ranked = ranked.assign(mean=ranked.mean(axis=1), runs=candidates.size() // runs.task.nunique())
+    ranked = ranked.reset_index().sort_values("mean", ascending=False, kind="stable", ignore_index=True)
+    return ranked.assign(chosen=~ranked.method.duplicated())
