@@ -59,6 +59,13 @@ def test_rows_without_a_gold_label_are_dropped(tmp_path):
     assert len(load_task("rte", str(folder)).train) == 8
 
 
+def test_label_names_stand_for_their_numbers(tmp_path):
+    rows = [{"premise": "a", "hypothesis": "b", "label": name} for name in ("neutral", "entails", "neutral")]
+    (tmp_path / "scitail").mkdir()
+    (tmp_path / "scitail" / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert [row["label"] for row in load_split(get_task("scitail"), "test", str(tmp_path))] == [1, 0, 1]
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

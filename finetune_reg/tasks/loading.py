@@ -97,7 +97,7 @@ def load_task(
 
 
 def load_split(task: Task, split: str, source: str) -> list[Row]:
-    """Load and check the rows of one split; rows without a gold label (-1) are dropped.
+    """Load and check the rows of one split. Rows without a gold label (-1) are dropped; label names become numbers.
 
     Raises:
         InputError: as `load_task`.
@@ -223,6 +223,8 @@ def _checked(task: Task, rows: list[Row], where: str) -> list[Row]:
                     f"task {task.name!r} needs {', '.join(task.text_columns)} and label."
                 )
         label = row["label"]
+        if label in task.label_names:
+            row = row | {"label": (label := task.label_names.index(label))}
         if label == -1 and not task.is_regression:
             continue
         if not _is_label(task, label):

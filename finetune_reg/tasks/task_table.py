@@ -77,7 +77,15 @@ TASKS: dict[str, Task] = {
         _glue("wnli", _PAIR, ("not_entailment", "entailment"), "accuracy"),
         Task("snli", _NLI, _THREE_WAY, ("accuracy",), "test", ("stanfordnlp/snli", None), ("snli",)),
         Task("sick", _NLI, _THREE_WAY, ("accuracy",), "test", folders=("sick",)),
-        Task("scitail", _NLI, ("entails", "neutral"), ("accuracy",), "test", folders=("scitail",)),
+        Task(
+            "scitail",
+            _NLI,
+            ("entails", "neutral"),
+            ("accuracy",),
+            "test",
+            ("allenai/scitail", "tsv_format"),
+            ("scitail",),
+        ),
         Task("hans", _NLI, ("entailment", "non-entailment"), ("accuracy",), folders=("hans", "hans_regenerated")),
     )
 }
