@@ -1,12 +1,13 @@
 """What papers claim, as data, and what our runs say to it.
 
-A claim (`data/claims.yaml`) names two methods, tasks, a statistic, a direction and the smallest effect that counts, in
-points (scores times 100; of failed runs, percentage points), and, where there is one, the control that would explain
-the effect without the method's idea. `judge` holds it against runs of one scale, by these rules:
+A claim names two methods, tasks, a statistic, a direction and the smallest effect that counts, in points (scores times
+100; of failed runs, percentage points), and, where there is one, the control that would explain the effect without the
+method's idea. `data/claims.yaml` holds those of the papers, `data/mechanisms.yaml` our own hypotheses about why a
+method works. `judge` holds a claim against runs of one scale, by these rules:
 
-- **Pairs.** Runs of equal task, settings and seeds; only a control may train longer. A diverged run counts as the best
-  constant prediction. Tasks are pooled over the seeds that they share, with equal weight; `paired_differences` says
-  how each statistic is compared.
+- **Pairs.** Runs of equal task, settings and seeds; only a control may differ, in the settings that the claim names. A
+  diverged run counts as the best constant prediction. Tasks are pooled over the seeds that they share, with equal
+  weight; `paired_differences` says how each statistic is compared.
 - **Not run.** A method, or a task, has no pair.
 - **Undecided.** Fewer than `MIN_PAIRS` pairs, with which no two-sided sign-flip test can reach 0.05; or the 95 %
   interval of the effect has values on both sides of the smallest effect; or the p-value, after Holm's correction over
@@ -22,13 +23,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
-from finetune_reg.comparable_runs import MethodSpec, finished_runs, method_identity, method_words, runs_beside
+from finetune_reg.comparable_runs import (
+    MethodSpec,
+    check_changes,
+    check_settings,
+    finished_runs,
+    method_identity,
+    method_words,
+    recipes_of,
+    runs_beside,
+    settings_words,
+)
 from finetune_reg.errors import InputError, unknown_name
 from finetune_reg.paired_differences import Difference, Statistic, difference_of
 from finetune_reg.paths import ROOT
@@ -38,6 +49,7 @@ from finetune_reg.tasks import get_task
 from finetune_reg.typed_parameters import check_arguments, load_yaml
 
 CLAIMS = ROOT / "data" / "claims.yaml"
+MECHANISMS = ROOT / "data" / "mechanisms.yaml"
 MIN_PAIRS = 6
 LEVEL = 0.05
 Outcome = Literal["reproduced", "not reproduced", "undecided", "explained by the control", "not run"]
@@ -46,22 +58,24 @@ Role = Literal["method", "against", "control"]
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of a paper.
+    """One claim of a paper, or a hypothesis of ours about one.
 
     Attributes:
         id: unique name; `paper`: as in the published figures.
         statement: the claim in a sentence; `source`: the table or figure; `scale`: model, data and runs behind it.
-        read: how well the source was read, as for the published figures.
+        read: how well the source was read, as for the published figures; `"ours"` is no paper's claim and has no
+            evidence.
         method, against, control: a method's name, or a mapping of the name to hyperparameters.
         tasks, statistic: what is compared.
         direction: of the method's statistic relative to that of `against`.
         minimal_effect: smallest difference that counts, in points, in (0, 100].
+        settings: those of a run with which the method and its baseline are judged, for example `{epochs: 3}`.
+        control_settings: those in which the control differs from them, a value or a factor: `{epochs: {times: 4}}`.
         evidence: keys of the published figures of the method (or of differences from the baseline).
         evidence_against: those of the baseline.
-        control_epochs: the control trains this many times as many epochs as the method, to match its passes.
 
     Raises:
-        InputError: an unknown method, hyperparameter or task, or a value out of range.
+        InputError: an unknown method, hyperparameter, task or setting, or a value out of range.
     """
 
     id: str
@@ -69,17 +83,18 @@ class Claim:
     statement: str
     source: str
     scale: str
-    read: Literal["read", "second_hand", "digitized"]
+    read: Literal["read", "second_hand", "digitized", "ours"]
     method: MethodSpec
     against: MethodSpec
     tasks: list[str]
     statistic: Statistic
     direction: Literal["higher", "lower"]
     minimal_effect: float
-    evidence: list[str]
+    evidence: list[str] = field(default_factory=list)
     evidence_against: list[str] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
     control: MethodSpec | None = None
-    control_epochs: int = 1
+    control_settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for spec in (self.method, self.against, self.control):
@@ -87,12 +102,16 @@ class Claim:
                 method_identity(spec)
         for task in self.tasks:
             get_task(task)
-        if not self.tasks or len(set(self.tasks)) < len(self.tasks) or not self.evidence:
-            raise InputError("A claim needs at least one task, each once, and one published figure as evidence.")
-        if not 0 < self.minimal_effect <= 100 or self.control_epochs < 1:
-            raise InputError(
-                "A claim needs a minimal_effect above 0 and at most 100, and control_epochs of at least 1."
-            )
+        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
+            raise InputError("A claim needs at least one task, and each once.")
+        if not 0 < self.minimal_effect <= 100:
+            raise InputError(f"A claim needs a minimal_effect above 0 and at most 100, not {self.minimal_effect:g}.")
+        if (self.read == "ours") == bool(self.evidence) or (self.evidence_against and not self.evidence):
+            raise InputError("A claim needs published figures as evidence, unless its read is ours: then it has none.")
+        if self.control_settings and self.control is None:
+            raise InputError("A claim with control_settings needs a control that has these settings.")
+        check_settings(self.settings)
+        check_changes(self.control_settings)
 
 
 @dataclass(frozen=True)
@@ -151,8 +170,10 @@ def published_effect(claim: Claim, figures: pd.DataFrame) -> float | None:
         figures: from `load_published_results`.
 
     Returns:
-        Points; None where no figure of the baseline could be read, or where wins were not counted.
+        Points; None without evidence, where no figure of the baseline could be read, or where wins were not counted.
     """
+    if not claim.evidence:
+        return None
     ours, theirs = figures.loc[claim.evidence], figures.loc[claim.evidence_against]
     is_difference = (ours.metric == "average_difference").all()
     if claim.statistic == "probability_of_improvement" or not (len(theirs) or is_difference):
@@ -162,20 +183,38 @@ def published_effect(claim: Claim, figures: pd.DataFrame) -> float | None:
 
 
 def judge(claim: Claim, table: pd.DataFrame) -> Verdict:
-    """Judge one claim; see `judge_all`."""
-    return judge_all([claim], table)[0]
+    """Judge one claim as `judge_all` does.
+
+    Raises:
+        InputError: as `judge_all`, or the method was run at several settings on one task.
+    """
+    return _judged([claim], finished_runs(table))[0]
 
 
 def judge_all(claims: Sequence[Claim], table: pd.DataFrame) -> list[Verdict]:
     """Judge claims together on the runs of one scale.
 
     Args:
-        table: as from `results_table`, filtered to one source, model and number of training rows.
+        table: as from `results_table`, filtered to one source, model and number of training rows. Runs on held-out
+            folds are passed over: they choose settings, and report nothing.
+
+    Returns:
+        A verdict per claim, in their order. Where the table has the method at several settings on one task, there is
+        one for each of them, whose claim has it in its `settings`.
 
     Raises:
-        InputError: the table mixes scales or recipes, or holds one run twice.
+        InputError: the table mixes scales, or holds one run twice.
     """
     runs = finished_runs(table)
+    at_settings = [
+        replace(claim, settings=settings)
+        for claim in claims
+        for settings in recipes_of(runs, claim.tasks, claim.method, claim.settings)
+    ]
+    return _judged(at_settings, runs)
+
+
+def _judged(claims: Sequence[Claim], runs: pd.DataFrame) -> list[Verdict]:
     effects = [_effect(claim, runs, "method", "against") for claim in claims]
     tested = [effect is not None and effect.n >= MIN_PAIRS for effect in effects]
     p_values = holm([effect.p_value if ok else math.nan for effect, ok in zip(effects, tested, strict=True)])
@@ -183,16 +222,18 @@ def judge_all(claims: Sequence[Claim], table: pd.DataFrame) -> list[Verdict]:
 
 
 def _verdict(claim: Claim, runs: pd.DataFrame, effect: Difference | None, p_value: float) -> Verdict:
-    method, against, tasks = method_words(claim.method), method_words(claim.against), ", ".join(claim.tasks)
+    method, against, where = method_words(claim.method), method_words(claim.against), ", ".join(claim.tasks)
+    if claim.settings:
+        where += f" with {settings_words(claim.settings)}"
     if effect is None:
-        return Verdict(claim, "not run", f"Not run: {method} and {against} have no common seed on {tasks}.")
+        return Verdict(claim, "not run", f"Not run: {method} and {against} have no common seed on {where}.")
     by_task = {task: _effect(claim, runs, "method", "against", [task]) for task in claim.tasks}
     beyond = control_effect = None
     if claim.control is not None:
         beyond = _effect(claim, runs, "method", "control")
         control_effect = _effect(claim, runs, "control", "against")
     outcome, reason = _decide(claim, effect, p_value, beyond, control_effect)
-    what = f"{claim.statistic.replace('_', ' ')} of {method} on {tasks}"
+    what = f"{claim.statistic.replace('_', ' ')} of {method} on {where}"
     numbers = f"{effect.n} pairs" + ("" if math.isnan(p_value) else f", p = {p_value:.3f}")
     sentence = (
         f"{outcome.capitalize()}: the {what} is {_words(effect)} points {claim.direction} than that of {against} "
@@ -218,8 +259,8 @@ def _decide(
         return "undecided", f"the corrected p-value is not below {LEVEL}"
     if claim.control is None:
         return "reproduced", "no control is known"
-    longer = f" with {claim.control_epochs} times the epochs" if claim.control_epochs > 1 else ""
-    control = f"{method_words(claim.control)}{longer}"
+    otherwise = f" with {settings_words(claim.control_settings)}" if claim.control_settings else ""
+    control = f"{method_words(claim.control)}{otherwise}"
     if beyond is None or control_effect is None or min(beyond.n, control_effect.n) < MIN_PAIRS:
         return "undecided", f"it holds, but the control {control} has fewer than {MIN_PAIRS} pairs"
     reason = f"the control {control} gains {_words(control_effect)}, the method {_words(beyond)} beyond it"
@@ -233,9 +274,11 @@ def _effect(
 ) -> Difference | None:
     """Compare two of the claim's methods on the seeds common to the tasks; positive in the claim's direction."""
     column = "failed" if claim.statistic == "failed_fraction" else "points"
-    epochs_factor = {"control": claim.control_epochs}
+    changes = {"control": claim.control_settings}
     samples = {
-        (role, task): runs_beside(runs, task, claim.method, getattr(claim, role), epochs_factor.get(role, 1))[column]
+        (role, task): runs_beside(
+            runs, task, claim.method, getattr(claim, role), claim.settings, changes.get(role, {})
+        )[column]
         for role in (first, second)
         for task in tasks or claim.tasks
     }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from finetune_reg.errors import InputError
-from finetune_reg.experiment import SEEDS
+from finetune_reg.errors import InputError, unknown_name
+from finetune_reg.experiment import SEEDS, SETTING_TYPES, RunSettings
 from finetune_reg.methods import build_method
 from finetune_reg.records import FINISHED
 from finetune_reg.results import SETTING, method_label
@@ -16,8 +18,11 @@ from finetune_reg.results import SETTING, method_label
 MethodSpec = str | dict[str, Any]  # a method's name, or a mapping of the name to hyperparameters
 
 PAIRED_BY = [*SEEDS, "seed_subset"]
-# Epochs are compared apart, because a control may train longer; evaluations do not change a run.
-RECIPE = [name for name in SETTING if name not in ("task", "epochs", "evaluate_every", "evaluate_on", "seed_subset")]
+SCALE = ["source", "model_name", "n_train"]
+# Evaluations do not change a run, and runs on held-out folds are not compared.
+_APART = ("task", "evaluate_every", "evaluate_on", "seed_subset", "held_out_fold", *SCALE)
+RECIPE = [name for name in SETTING if name not in _APART]
+TOLERANCE = 1e-3
 
 
 def method_identity(spec: MethodSpec) -> str:
@@ -26,47 +31,121 @@ def method_identity(spec: MethodSpec) -> str:
     Raises:
         InputError: not one method, or an unknown method or hyperparameter.
     """
-    if isinstance(spec, dict) and len(spec) != 1:
-        raise InputError(f"A method is a name, or one name with its hyperparameters, not {spec}.")
-    name, hyperparameters = next(iter(spec.items())) if isinstance(spec, dict) else (spec, None)
-    return json.dumps([name, build_method(name, **(hyperparameters or {})).hyperparameters])
+    return json.dumps(_name_and_hyperparameters(spec), sort_keys=True)
 
 
 def method_words(spec: MethodSpec) -> str:
-    """Return a method as one would construct it."""
-    return method_label(*json.loads(method_identity(spec)))
+    """Return a method as one would construct it; errors as `method_identity`."""
+    return method_label(*_name_and_hyperparameters(spec))
+
+
+def _name_and_hyperparameters(spec: MethodSpec) -> tuple[str, dict[str, Any]]:
+    if isinstance(spec, dict) and len(spec) != 1:
+        raise InputError(f"A method is a name, or one name with its hyperparameters, not {spec}.")
+    name, hyperparameters = next(iter(spec.items())) if isinstance(spec, dict) else (spec, None)
+    return name, build_method(name, **(hyperparameters or {})).hyperparameters
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Check the values of some settings in `RECIPE`.
+
+    Raises:
+        InputError: a setting that is unknown or the same in all runs of a scale, or a value that no run can have.
+    """
+    _check_names(settings)
+    RunSettings(**settings)
+
+
+def check_changes(changes: Mapping[str, Any]) -> None:
+    """Check settings in `RECIPE` that change to a value, or by a factor, `{"times": 4}`.
+
+    Raises:
+        InputError: as `check_settings`, or a factor that is no number above 0, or is of a setting that is no number.
+    """
+    _check_names(changes)
+    factors = {name: change for name, change in changes.items() if isinstance(change, dict)}
+    check_settings({name: change for name, change in changes.items() if name not in factors})
+    for name, factor in factors.items():
+        times = factor.get("times")
+        is_number = isinstance(times, int | float) and not isinstance(times, bool)
+        if set(factor) != {"times"} or not is_number or not 0 < times < np.inf:
+            raise InputError(f"{name} needs a value, or a factor above 0 like {{times: 4}}, not {factor}.")
+        if SETTING_TYPES[name] not in (int, float):
+            raise InputError(f"{name} has no factor, because it is no number: give its value in place of {factor}.")
+
+
+def _check_names(settings: Mapping[str, Any]) -> None:
+    for name in settings:
+        if name not in RECIPE:
+            raise unknown_name("setting of a claim", name, RECIPE)
+
+
+def settings_words(changes: Mapping[str, Any]) -> str:
+    """Return settings, or changes of them, in words: "bias_correction=False and 4 times the epochs"."""
+    return " and ".join(
+        f"{change['times']:g} times the {name.replace('_', ' ')}" if isinstance(change, dict) else f"{name}={change}"
+        for name, change in changes.items()
+    )
 
 
 def finished_runs(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the finished runs of one scale, with four columns more.
+    """Return the finished runs of one scale, with three columns more. Runs on held-out folds are left out.
 
-    These are `points`, the score times 100, for a diverged run that of the best constant prediction; `failed`, 100 for
-    a run that is not above that and 0 for any other; and `identity` and `recipe`, method and settings as texts.
+    The columns are `points`, the score times 100, for a diverged run that of the best constant prediction; `failed`,
+    100 for a run that is not above that and 0 for any other; and `identity`, see `method_identity`.
 
     Raises:
         InputError: the table mixes sources, models or numbers of training rows.
     """
-    for name in ("source", "model_name", "n_train"):
+    for name in SCALE:
         if len(found := table[name].unique()) > 1:
             raise InputError(f"Claims are judged at one scale, but the table has {name} {', '.join(map(str, found))}.")
-    runs = table[table.status.isin(FINISHED)].reset_index(drop=True)
+    runs = table[table.status.isin(FINISHED) & table.held_out_fold.isna()].reset_index(drop=True)
     methods = zip(runs.method, runs.method_hyperparameters, strict=True)
     return runs.assign(
         points=100 * runs.score.astype(float).fillna(runs.majority_score.astype(float)),
         failed=100.0 * runs.below_majority.astype(bool),
         identity=[method_identity({name: json.loads(hyperparameters)}) for name, hyperparameters in methods],
-        recipe=[str(values) for values in runs[RECIPE].astype(str).itertuples(index=False, name=None)],
     )
 
 
-def runs_beside(
-    runs: pd.DataFrame, task: str, leading: MethodSpec, method: MethodSpec, epochs_factor: int = 1
-) -> pd.DataFrame:
-    """Return the runs of a method on a task whose settings are those of the leading method there.
+def recipes_of(
+    runs: pd.DataFrame, tasks: Sequence[str], method: MethodSpec, settings: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return settings with which a method has at most one recipe on each task.
 
     Args:
         runs: from `finished_runs`.
-        epochs_factor: how many times as many epochs they have.
+        settings: values of the settings of the runs that count.
+
+    Returns:
+        `settings` alone, if that does. Otherwise a mapping for each combination of the values of the settings that
+        differ within a task, which are added to `settings`.
+    """
+    own = _having(runs[runs.task.isin(tasks) & (runs.identity == method_identity(method))], settings)
+    differing = [name for name in RECIPE if (own.groupby("task")[name].nunique() > 1).any()]
+    if not differing:
+        return [dict(settings)]
+    found = own[differing].drop_duplicates().astype(object)
+    return [{**settings, **row} for row in found.to_dict("records")]
+
+
+def runs_beside(
+    runs: pd.DataFrame,
+    task: str,
+    leading: MethodSpec,
+    method: MethodSpec,
+    settings: Mapping[str, Any],
+    changes: Mapping[str, Any],
+) -> pd.DataFrame:
+    """Return the runs of a method on a task whose settings are those of the leading method there, or changes of them.
+
+    Numbers are equal up to a relative difference of 1e-3, because plans round them.
+
+    Args:
+        runs: from `finished_runs`.
+        settings: values of the settings of the leading method's runs that count; see `check_settings`.
+        changes: settings in which the runs differ from them; see `check_changes`.
 
     Returns:
         Their rows, indexed by their seeds.
@@ -75,12 +154,29 @@ def runs_beside(
         InputError: the leading method has several settings, or a run is there twice.
     """
     on_task = runs[runs.task == task]
-    leaders = on_task[on_task.identity == method_identity(leading)]
-    if leaders.recipe.nunique() > 1 or leaders.epochs.nunique() > 1:
+    recipes = _having(on_task[on_task.identity == method_identity(leading)], settings)[RECIPE].drop_duplicates()
+    if len(recipes) > 1:
         what = f"{method_words(leading)} on {task}"
         raise InputError(f"The table holds {what} at several settings: keep one learning rate, batch size and so on.")
-    is_beside = on_task.recipe.isin(leaders.recipe) & on_task.epochs.isin(leaders.epochs * epochs_factor)
-    chosen = on_task[is_beside & (on_task.identity == method_identity(method))].set_index(PAIRED_BY)
+    if recipes.empty:
+        return runs.iloc[:0].set_index(PAIRED_BY)
+    recipe = recipes.iloc[0].to_dict()
+    wanted = recipe | {name: _changed(recipe[name], change) for name, change in changes.items()}
+    chosen = _having(on_task[on_task.identity == method_identity(method)], wanted)
+    chosen = chosen.set_index(PAIRED_BY)
     if chosen.index.has_duplicates:
         raise InputError(f"The table holds a run of {method_words(method)} on {task} twice: keep one row per seed.")
     return chosen
+
+
+def _changed(value: Any, change: Any) -> Any:
+    return value * change["times"] if isinstance(change, dict) else change
+
+
+def _having(runs: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+    keep = np.full(len(runs), True)
+    for name, value in settings.items():
+        is_number = SETTING_TYPES[name] in (int, float)
+        found = runs[name].to_numpy()
+        keep &= np.isclose(found.astype(float), value, rtol=TOLERANCE, atol=0.0) if is_number else found == value
+    return runs[keep]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from finetune_reg.claims import CLAIMS, Claim, judge, judge_all, load_claims, published_effect
+from finetune_reg.claims import CLAIMS, MECHANISMS, Claim, judge, judge_all, load_claims, published_effect
 from finetune_reg.errors import InputError
 from finetune_reg.experiment import RunSettings
+from finetune_reg.methods import SMART, AttentionGuidedWeightMixup, ChildTuningD, ChildTuningF
 from finetune_reg.published_results import load_published_results
 from finetune_reg.records import RunRecord
 from finetune_reg.results import results_table
+from finetune_reg.sweep import find_plan, read_plan
 from finetune_reg.typed_parameters import load_yaml
 
 CLAIM = Claim(
@@ -198,13 +202,132 @@ def test_runs_that_never_differ_do_not_reproduce_anything():
 
 
 def test_a_control_may_train_longer():
-    claim = replace(CLAIM, control="vanilla", control_epochs=3)
+    claim = replace(CLAIM, control="vanilla", control_settings={"epochs": {"times": 3}})
     longer = replace(BASE, epochs=3 * BASE.epochs, evaluate_every=5)
     records = runs(MIXOUT, spread(5)), runs(VANILLA, np.zeros(12)), runs(VANILLA, spread(5)[::-1], settings=longer)
     verdict = judge(claim, table(*records))
     assert verdict.effect.value == pytest.approx(5)
     assert verdict.outcome == "explained by the control"
-    assert "Vanilla() with 3 times the epochs" in verdict.sentence
+    assert "the control Vanilla() with 3 times the epochs gains" in verdict.sentence
+
+
+SMALLER_STEP = replace(CLAIM, control="vanilla", control_settings={"learning_rate": {"times": 0.5477}})
+
+
+@pytest.mark.parametrize(
+    ("ours", "smaller_step", "outcome"),
+    [
+        (spread(5), spread(0, 12, 0.5), "reproduced"),
+        (spread(5), spread(5)[::-1], "explained by the control"),
+        (spread(5), spread(3, width=9), "undecided"),
+        (spread(5), spread(0, 5), "undecided"),
+        (spread(5), None, "undecided"),
+        (spread(0.5), spread(5), "not reproduced"),
+        (None, spread(5), "not run"),
+    ],
+)
+def test_a_control_with_settings_of_its_own_decides_like_any_other(ours, smaller_step, outcome):
+    records = [runs(VANILLA, np.zeros(12))]
+    if ours is not None:
+        records.append(runs(MIXOUT, ours))
+    if smaller_step is not None:
+        records.append(runs(VANILLA, smaller_step, settings=replace(BASE, learning_rate=1.643e-4)))
+    verdict = judge(SMALLER_STEP, table(*records))
+    assert verdict.outcome == outcome
+    if ours is not None:
+        assert verdict.effect.value == pytest.approx(ours.mean())
+
+
+@pytest.mark.parametrize(("learning_rate", "pairs"), [(1.643e-4, 12), (1.6445e-4, 12), (1.646e-4, None), (3e-4, None)])
+def test_a_rounded_learning_rate_is_that_of_the_control_and_another_is_not(learning_rate, pairs):
+    own = runs(VANILLA, spread(0), settings=replace(BASE, learning_rate=learning_rate))
+    baseline = [] if learning_rate == BASE.learning_rate else runs(VANILLA, np.zeros(12))
+    verdict = judge(SMALLER_STEP, table(runs(MIXOUT, spread(5)), baseline, own))
+    assert (verdict.beyond_control and verdict.beyond_control.n) == pairs
+    assert (verdict.outcome == "reproduced") == (pairs is not None)
+
+
+def test_a_control_may_have_several_settings_of_its_own():
+    claim = replace(CLAIM, control="vanilla", control_settings={"bias_correction": False, "epochs": {"times": 2}})
+    wanted = replace(BASE, bias_correction=False, epochs=2 * BASE.epochs)
+    ours = runs(MIXOUT, spread(5)), runs(VANILLA, np.zeros(12))
+    assert judge(claim, table(*ours, runs(VANILLA, spread(5)[::-1], settings=wanted))).outcome == (
+        "explained by the control"
+    )
+    for incomplete in (replace(wanted, epochs=BASE.epochs), replace(wanted, bias_correction=True)):
+        verdict = judge(claim, table(*ours, runs(VANILLA, spread(5)[::-1], settings=incomplete)))
+        assert verdict.outcome == "undecided"
+        assert "Vanilla() with bias_correction=False and 2 times the epochs has fewer than 6" in verdict.sentence
+
+
+FAILING = replace(BASE, bias_correction=False, learning_rate=8e-4)
+FEWER_FAILURES = replace(
+    CLAIM,
+    statistic="failed_fraction",
+    direction="lower",
+    minimal_effect=15.0,
+    tasks=["rte"],
+    settings={"bias_correction": False, "learning_rate": 8e-4},
+    control="vanilla",
+    control_settings={"bias_correction": True},
+)
+
+
+@pytest.mark.parametrize(
+    ("ours_fails", "corrected_fails", "outcome"),
+    [
+        (False, True, "reproduced"),
+        (False, False, "explained by the control"),
+        (False, None, "undecided"),
+        (True, False, "not reproduced"),
+        (None, False, "not run"),
+    ],
+)
+def test_settings_choose_the_runs_that_are_judged_and_the_control_changes_them(ours_fails, corrected_fails, outcome):
+    zeros = np.zeros(12)
+    records = [runs(VANILLA, zeros, settings=FAILING, failed=True)]
+    records += [runs(MIXOUT, zeros), runs(VANILLA, zeros)]  # the ordinary settings, where nothing fails
+    if ours_fails is not None:
+        records.append(runs(MIXOUT, zeros, settings=FAILING, failed=ours_fails))
+    if corrected_fails is not None:
+        corrected = replace(FAILING, bias_correction=True)
+        records.append(runs(VANILLA, zeros, settings=corrected, failed=corrected_fails))
+    verdict = judge(FEWER_FAILURES, table(*records))
+    assert verdict.outcome == outcome
+    assert "on rte with bias_correction=False and learning_rate=0.0008" in verdict.sentence
+
+
+def test_a_method_at_several_settings_gets_a_verdict_for_each():
+    gentle = replace(BASE, learning_rate=1e-5)
+    records = table(
+        *(runs(MIXOUT, spread(5)), runs(VANILLA, np.zeros(12))),
+        *(runs(MIXOUT, spread(0.5), settings=gentle), runs(VANILLA, np.zeros(12), settings=gentle)),
+        *(runs(MIXOUT, spread(7), tasks=["mrpc"]), runs(VANILLA, np.zeros(12), tasks=["mrpc"])),
+    )
+    once = replace(WITHOUT_CONTROL, id="once", tasks=["mrpc"])
+    verdicts = judge_all([WITHOUT_CONTROL, once], records)
+    found = {verdict.claim.settings.get("learning_rate"): verdict.outcome for verdict in verdicts}
+    assert found == {1e-5: "not reproduced", BASE.learning_rate: "reproduced", None: "reproduced"}
+    assert [verdict.claim.id for verdict in verdicts] == ["mixout-mean", "mixout-mean", "once"]
+    assert verdicts[2].p_value == pytest.approx(3 * 2 / 2**12)  # three tests share the correction
+
+
+def test_each_task_may_have_settings_of_its_own():
+    longer = replace(BASE, epochs=30)
+    records = [
+        runs(method, gains, [task], settings)
+        for task, settings in (("rte", BASE), ("cola", longer))
+        for method, gains in ((MIXOUT, spread(5)), (VANILLA, np.zeros(12)))
+    ]
+    (verdict,) = judge_all([WITHOUT_CONTROL], table(*records))
+    assert verdict.outcome == "reproduced"
+    assert not verdict.claim.settings
+
+
+def test_runs_on_held_out_folds_are_not_judged():
+    folds = [runs(MIXOUT, spread(50), settings=replace(BASE, held_out_fold=fold)) for fold in range(5)]
+    verdict = judge(WITHOUT_CONTROL, table(runs(MIXOUT, spread(5)), runs(VANILLA, np.zeros(12)), *folds))
+    assert verdict.effect.value == pytest.approx(5)
 
 
 def test_runs_of_another_recipe_are_not_paired():
@@ -257,6 +380,43 @@ def test_published_effects_point_in_the_direction_of_the_claim():
     assert published_effect(claims["guided-dropout-mean"], figures) is None
 
 
+def test_the_mechanism_studies_are_ours_and_follow_one_rule():
+    studies = load_claims(MECHANISMS)
+    assert not {study.id for study in studies} & {claim.id for claim in load_claims()}
+    assert {study.paper for study in studies} <= {claim.paper for claim in load_claims()}
+    for study in studies:
+        assert (study.read, study.source) == ("ours", "this project"), study.id
+        assert published_effect(study, load_published_results()) is None
+        assert study.minimal_effect == {"mean": 0.5, "failed_fraction": 15.0}[study.statistic], study.id
+
+
+def test_the_controls_of_the_mechanism_studies_have_the_side_effect_that_they_stand_for():
+    studies = {study.id: study for study in load_claims(MECHANISMS)}
+    for name, kept in (("f", ChildTuningF().keep_probability), ("d", ChildTuningD().keep_fraction)):
+        changed = studies[f"child-tuning-{name}-beyond-a-smaller-step"].control_settings
+        assert changed["learning_rate"]["times"] == pytest.approx(kept**0.5, rel=1e-4)
+
+    released = studies["smart-released-radius"]
+    assert released.method["smart"].items() <= SMART.official().hyperparameters.items()
+    assert SMART(**released.method["smart"]) == SMART.official()
+
+    ordinary = read_plan(find_plan("glue300_minilm"))
+    scores = [run.parameters["method_hyperparameters"] for run in ordinary if "guided_dropout" in run.stem]
+    guided = studies["guided-beyond-its-mean-rate"]
+    assert [guided.method["guided_dropout"]] == [guided.control["uniform_dropout"]] == scores
+
+
+def test_the_control_of_weight_mixup_has_at_least_its_passes():
+    (study,) = (study for study in load_claims(MECHANISMS) if study.id == "weight-mixup-beyond-compute")
+    (task,) = study.tasks
+    planned = [run.settings[0] for run in read_plan(find_plan("glue300_minilm"))]
+    vanilla = next(run for run in planned if (run.task, run.method) == (task, "vanilla"))
+    updates = vanilla.epochs * math.ceil(vanilla.n_train / vanilla.batch_size)
+    searching = AttentionGuidedWeightMixup(**study.method["attention_guided_weight_mixup"])
+    passes, _ = searching.search_passes(vanilla.n_train, vanilla.batch_size)
+    assert updates * study.control_settings["epochs"]["times"] >= updates + passes
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -270,6 +430,22 @@ def test_published_effects_point_in_the_direction_of_the_claim():
         ({"statistic": "average"}, "needs statistic to be 'mean' or"),
         ({"direction": "better"}, "needs direction to be 'higher' or 'lower'"),
         ({"minimal_effect": 0.0}, "minimal_effect above 0"),
+        ({"evidence": []}, "needs published figures as evidence"),
+        ({"read": "ours"}, "then it has none"),
+        ({"read": "ours", "evidence": []}, "then it has none"),
+        ({"settings": {"learning_rat": 1e-4}}, "no setting of a claim 'learning_rat': did you mean 'learning_rate'"),
+        ({"settings": {"n_train": 300}}, "no setting of a claim 'n_train'"),
+        ({"settings": {"learning_rate": -1e-4}}, "learning_rate above 0"),
+        ({"settings": {"epochs": {"times": 2}}}, "needs epochs to be an integer"),
+        ({"control_settings": {"epoch": {"times": 4}}}, "no setting of a claim 'epoch': did you mean 'epochs'"),
+        ({"control_settings": {"seed_init": 1}}, "no setting of a claim 'seed_init'"),
+        ({"control_settings": {"bias_correction": "no"}}, "needs bias_correction to be true or false"),
+        ({"control_settings": {"bias_correction": {"times": 2}}}, "bias_correction has no factor"),
+        ({"control_settings": {"precision": {"times": 2}}}, "precision has no factor"),
+        ({"control_settings": {"epochs": {"times": 0}}}, "a factor above 0"),
+        ({"control_settings": {"epochs": {"times": "4"}}}, "a factor above 0"),
+        ({"control_settings": {"epochs": {"time": 4}}}, "a factor above 0"),
+        ({"control": None, "control_settings": {"epochs": 3}}, "needs a control that has these settings"),
         ({"evidence": ["lee2020mixout/table-1"]}, "no published figure"),
     ],
 )
@@ -278,7 +454,7 @@ def test_a_claim_that_cannot_be_judged_is_refused_in_one_sentence(tmp_path, chan
     entry = load_yaml(CLAIMS)[0]
     path.write_text(str([entry]))
     assert len(load_claims(path)) == 1
-    path.write_text(str([entry | change]))
+    path.write_text(json.dumps([entry | change]))
     with pytest.raises(InputError, match=message) as refused:
         load_claims(path)
     assert "mixout-0.7-mean" in str(refused.value)
