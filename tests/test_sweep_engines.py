@@ -6,18 +6,21 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from distributed import Client
 from sweep_plans import ENVIRONMENT, comparable, sweep, wait_for, write_plan
 
 from finetune_reg.errors import InputError
-from finetune_reg.sweep.engines import _local_cluster, connect, default_slots
+from finetune_reg.sweep.engines import connect, default_slots, visible_gpus
 
 DASK = Path(sys.executable).with_name("dask")
+# Like sbatch, it keeps a copy: dask-jobqueue deletes its script as soon as the command returns.
 FAKE_SBATCH = """#!/usr/bin/env bash
-env -i PATH="$PATH" HOME="$HOME" HF_HUB_OFFLINE=1 bash "$1" > "$1.log" 2>&1 &
+job="$(dirname "$0")/$(basename "$1")"
+cp "$1" "$job"
+env -i PATH="$PATH" HOME="$HOME" HF_HUB_OFFLINE=1 bash "$job" > "$job.log" 2>&1 &
 echo "Submitted batch job $!"
 """
 
@@ -96,19 +99,30 @@ def test_the_job_array_is_clean_shell(plan, tmp_path):
     assert checked.returncode == 0, checked.stdout
 
 
-def test_each_local_worker_is_a_process_with_one_thread_and_its_own_gpu(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert default_slots() == 2
-    with _local_cluster(2) as cluster, Client(cluster) as client:
-        client.wait_for_workers(2)
+@pytest.mark.parametrize(
+    ("visible", "slots", "workers_on"), [("3,5", 2, {"3": 1, "5": 1}), ("3,5", 5, {"3": 3, "5": 2}), ("7", 3, {"7": 3})]
+)
+def test_each_local_worker_is_a_process_with_one_thread_and_sees_one_gpu(visible, slots, workers_on, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with connect("local", slots) as client:
+        client.wait_for_workers(slots)
         names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
         seen = client.run(lambda: (os.getpid(), *(os.environ[name] for name in names)))
         threads = {worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()}
     pids, gpus, openmp = zip(*seen.values(), strict=True)
-    assert len({*pids, os.getpid()}) == 3
-    assert sorted(gpus) == ["3", "5"]
+    assert len({*pids, os.getpid()}) == slots + 1
+    assert Counter(gpus) == workers_on
     assert set(openmp) == {"1"}
     assert threads == {1}
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus"), [("3, 5", ["3", "5"]), ("", []), ("-1", []), ("0,-1,1", ["0"]), ("GPU-8f", ["GPU-8f"])]
+)
+def test_gpus_are_those_that_cuda_would_show(visible, gpus, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert visible_gpus() == gpus
+    assert default_slots() == (len(gpus) or os.cpu_count())
 
 
 @pytest.mark.parametrize(

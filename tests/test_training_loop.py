@@ -125,6 +125,5 @@ def test_bfloat16_predictions_are_float32_arrays_near_the_exact_ones(dataset):
 
 
 def test_the_environment_names_the_precision():
-    cpu = torch.device("cpu")
-    assert describe_environment(cpu)["dtype"] == "float32"
-    assert describe_environment(cpu, "bfloat16")["dtype"] == "bfloat16"
+    for precision in ("float32", "bfloat16"):
+        assert describe_environment(torch.device("cpu"), precision)["dtype"] == precision

@@ -36,7 +36,8 @@ def run_sweep(
     Args:
         output_dir: absolute, and the same folder for all workers.
         engine: see `connect`.
-        slots: notebooks at a time; default: one per GPU, else one per core.
+        slots: notebooks at a time; default: one per GPU, else one per core. More slots than GPUs share them in
+            turn, for encoders that leave a GPU idle.
         time_limit: minutes that a kernel may run, > 0; None sets no limit.
         retry_failed: also make the runs again that failed; their records are replaced.
 

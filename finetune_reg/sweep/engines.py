@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 import dask
@@ -31,7 +32,7 @@ def default_slots() -> int:
 def visible_gpus() -> list[str]:
     """Return the GPUs of this machine, as `CUDA_VISIBLE_DEVICES` names them."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name for name in visible.split(",") if name.strip()]
+        return list(takewhile(lambda name: name not in ("", "-1"), map(str.strip, visible.split(","))))
     import torch
 
     return [str(i) for i in range(torch.cuda.device_count())]
@@ -43,7 +44,8 @@ def connect(engine: str, slots: int) -> Iterator[Client]:
 
     Args:
         engine: `local`, `slurm`, the address of a scheduler (`tcp://host:port`) or its scheduler file.
-        slots: workers to start, one notebook each at a time; a running cluster keeps those it has.
+        slots: workers to start, one notebook each at a time; a running cluster keeps those it has. Workers of
+            `local` see one GPU each; if they outnumber the GPUs, they share them in turn.
 
     Raises:
         InputError: an unknown engine, no scheduler there, or `slurm` without dask-jobqueue.
@@ -70,7 +72,7 @@ def connect(engine: str, slots: int) -> Iterator[Client]:
 
 
 def _local_cluster(slots: int) -> SpecCluster:
-    """Start one single-threaded worker process per slot, each with a GPU of its own as long as there are enough."""
+    """Start one single-threaded worker process per slot, each of which sees one GPU, the next in turn."""
     gpus = visible_gpus()
     workers = {}
     for slot in range(slots):
