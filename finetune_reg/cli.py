@@ -88,15 +88,25 @@ def run(
 @app.command()
 def reproduce(
     plan: sweep_commands.PlanName,
+    scale: sweep_commands.Scale = None,
     output_dir: sweep_commands.OutputDir = None,
     engine: sweep_commands.Engine = "local",
     slots: sweep_commands.Slots = None,
     time_limit: sweep_commands.TimeLimit = None,
 ) -> None:
-    """Show a plan, make its runs and write their report. Finished runs are not redone."""
-    folder, runs = sweep_commands.folder_of(plan, output_dir), sweep_commands.read_named_plan(plan)
-    sweep_commands.print_plan(runs, folder)
-    states = sweep_commands.make_runs(runs, folder, engine=engine, slots=slots, time_limit=time_limit)
+    """Show a plan, make its runs and write their report. Finished runs are not redone.
+
+    Before anything starts on this machine, data and models are looked for.
+    """
+    from finetune_reg.sweep.availability import check_available
+    from finetune_reg.sweep.plan import notebooks_of
+
+    protocol = sweep_commands.read_named_plan(plan, scale)
+    folder = sweep_commands.folder_of(protocol, output_dir)
+    sweep_commands.print_plan(protocol, folder)
+    if engine == "local":
+        check_available(run for run in notebooks_of(protocol) if not run.is_finished(folder))
+    states = sweep_commands.make_runs(protocol, folder, engine=engine, slots=slots, time_limit=time_limit)
     report(folder)
     sweep_commands.conclude(states, folder)
 
@@ -123,16 +133,19 @@ def restore(
 @app.command()
 def select(
     results: Annotated[Path, typer.Argument(help="Folder of records, or Parquet table, with held-out runs.")],
+    by_task: Annotated[bool, typer.Option("--by-task", help="Choose for each task, not once for all.")] = False,
 ) -> None:
     """Rank settings by their scores on held-out fifths of the training rows, and choose the best of each method."""
     from finetune_reg.results import load_results
     from finetune_reg.selection import rank_candidates
 
-    ranked = rank_candidates(load_results(results))
-    table = Table(*(name for name in ranked if name != "method"))
-    for row in ranked.drop(columns="method").itertuples(index=False):
-        table.add_row(*(f"{v:.1f}" if isinstance(v, float) and v > 1 else escape(str(v)) for v in row))
-    console.print(table)
+    runs = load_results(results)
+    for part in [group for _, group in runs.groupby("task", sort=False)] if by_task else [runs]:
+        ranked = rank_candidates(part).drop(columns="method")
+        table = Table(*ranked)
+        for row in ranked.itertuples(index=False):
+            table.add_row(*(f"{v:.1f}" if isinstance(v, float) and v > 1 else escape(str(v)) for v in row))
+        console.print(table)
 
 
 @app.command()
@@ -148,9 +161,11 @@ def report(
         return
     from finetune_reg.report import HEADERS, write_report
     from finetune_reg.sweep.plan import stored_plan
+    from finetune_reg.sweep.protocol import stored_protocols
 
     planned = [settings for notebook in stored_plan(folder) for settings in notebook.settings]
-    page, tables = write_report(folder, planned or None)
+    reproduced = {protocol.title: protocol.published for protocol in stored_protocols(folder)}
+    page, tables = write_report(folder, planned or None, reproduced=reproduced)
     shown = [i for i, header in enumerate(HEADERS) if header not in ("task", "median", "max", "p")]
     for heading, rows in tables.items():
         table = Table(title=heading, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))

@@ -6,9 +6,11 @@ The page, `report.html`, needs no other file and no network; `report.html.jinja`
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
@@ -19,7 +21,12 @@ from finetune_reg.checklist import checklist, checklist_items, code_version, env
 from finetune_reg.claims import Verdict, judge_all, load_claims
 from finetune_reg.errors import InputError
 from finetune_reg.experiment import RunSettings
-from finetune_reg.published_results import load_published_results
+from finetune_reg.published_results import (
+    PublishedRows,
+    beside_rows,
+    load_published_results,
+    summarize_as_published,
+)
 from finetune_reg.records import FINISHED
 from finetune_reg.report_tables import (
     HEADERS,
@@ -40,6 +47,7 @@ from finetune_reg.results import (
     short_name,
     summary_table,
 )
+from finetune_reg.tasks import get_task
 
 __all__ = ["HEADERS", "checklist", "write_report"]
 
@@ -67,9 +75,19 @@ class Section:
     is_toy: bool
     settings: str
     scores: PageTable
+    transfer: PageTable
     aggregates: PageTable
-    published: PageTable
+    published: PageTable | None
     figures: list[PageFigure]
+
+
+@dataclass
+class Reproduction:
+    """Published figures beside the runs of a plan that reproduce them."""
+
+    heading: str
+    is_toy: bool
+    published: PageTable
 
 
 @dataclass
@@ -86,6 +104,7 @@ def write_report(
     output_dir: Path | str,
     planned: Sequence[RunSettings] | None = None,
     published: pd.DataFrame | None = None,
+    reproduced: Mapping[str, Sequence[PublishedRows]] | None = None,
 ) -> tuple[Path, dict[str, list[list[str]]]]:
     """Write `report.html` about the records below a folder, and beside it its figures (PNG) and `results.parquet`.
 
@@ -93,6 +112,8 @@ def write_report(
         output_dir: a folder with records.
         planned: the runs of the plan, to tell which left no record; None if there is no plan.
         published: figures of papers, see `beside_published`; None takes those that come with the package.
+        reproduced: by the name of a plan, which of these figures its runs reproduce, on whatever model; see
+            `beside_rows`. Without it, figures stand beside runs of the same method and model.
 
     Returns:
         The path of the page, and the rows of its tables of scores (under `HEADERS`) by heading.
@@ -104,12 +125,24 @@ def write_report(
     table = collect(output_dir, output_dir / "results.parquet")
     published = load_published_results() if published is None else published
     plotting.use_style()
-    sections = [_section(heading, runs, output_dir, published) for heading, runs in by_recipe(table)]
+    pooled = pool_fresh_subsets(table)
+    sections = [
+        _section(heading, runs, output_dir, None if reproduced else published) for heading, runs in by_recipe(pooled)
+    ]
+    summary = summarize_as_published(pooled) if reproduced else None
     recorded = set(table.run_id)
     page = output_dir / "report.html"
     text = _template().render(
         title=f"Report: {', '.join(dict.fromkeys(table.model_name.map(short_name)))}",
         header=_header(table),
+        reproductions=[
+            Reproduction(
+                heading=f"Published beside ours: {name}",
+                is_toy=bool((table.source == "pocket").any()),
+                published=published_table(beside_rows(summary, published, rows, planned or ())),
+            )
+            for name, rows in (reproduced or {}).items()
+        ],
         sections=sections,
         toy=TOY,
         claims=[judged_claims(runs) for _, runs in table.groupby(SCALE, dropna=False, sort=False)],
@@ -135,20 +168,48 @@ def judged_claims(table: pd.DataFrame) -> JudgedClaims:
     return claims
 
 
-def _section(heading: str, runs: pd.DataFrame, output_dir: Path, published: pd.DataFrame) -> Section:
+def pool_fresh_subsets(table: pd.DataFrame) -> pd.DataFrame:
+    """Let runs of one recipe that each drew other training rows, by their seed, count as runs of one setting.
+
+    Where `seed_subset` is the seed of every run, it becomes the text "that of the run".
+    """
+    same = [table[name] for name in RECIPE if name != "seed_subset"]
+    is_seed = (table.seed_subset == table.seed_init).groupby(same, dropna=False).transform("all")
+    varies = table.seed_subset.groupby(same, dropna=False).transform("nunique") > 1
+    return table.assign(seed_subset=table.seed_subset.astype(object).where(~(is_seed & varies), "that of the run"))
+
+
+def _section(heading: str, runs: pd.DataFrame, output_dir: Path, published: pd.DataFrame | None) -> Section:
     summary, aggregates = summary_table(runs), aggregate_table(runs)
     return Section(
         heading=heading,
         is_toy=bool((runs.source == "pocket").all()),
-        settings=", ".join(f"{name} {number(runs[name].iloc[0])}" for name in RECIPE[2:]),
+        settings=", ".join(_setting(name, runs[name].iloc[0]) for name in RECIPE[2:]),
         scores=scores_table(summary),
+        transfer=_transfer_table(runs),
         aggregates=aggregates_table(aggregates),
-        published=published_table(beside_published(summary, published)),
+        published=None if published is None else published_table(beside_published(summary, published)),
         figures=[
             _page_figure(figure, output_dir / f"{name}_{_slug(heading)}.png", alt, caption)
             for name, figure, alt, caption in _figures(runs, aggregates)
         ],
     )
+
+
+def _setting(name: str, value: Any) -> str:
+    return "no held-out fold" if name == "held_out_fold" and pd.isna(value) else f"{name} {number(value)}"
+
+
+def _transfer_table(runs: pd.DataFrame) -> PageTable:
+    """Compare methods on the tasks that runs were scored on beside their own, by primary metric."""
+    tables = []
+    for trained_on, of_task in runs.groupby("task", sort=False):
+        transfer = of_task.transfer.map(json.loads)
+        for name in dict.fromkeys(name for scores in transfer for name in scores):
+            metric = get_task(name).metrics[0]
+            score = transfer.map(lambda scores, name=name, metric=metric: scores.get(name, {}).get(metric))
+            tables.append(of_task.assign(task=f"{name}, trained on {trained_on}", metric=metric, score=score))
+    return scores_table(summary_table(pd.concat(tables))) if tables else PageTable(HEADERS, [], 2)
 
 
 def _figures(runs: pd.DataFrame, aggregates: pd.DataFrame) -> list[tuple[str, Figure, str, str]]:

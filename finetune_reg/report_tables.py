@@ -12,7 +12,9 @@ from typing import Any
 import pandas as pd
 
 from finetune_reg.experiment import RunSettings
-from finetune_reg.results import method_label
+from finetune_reg.published_results import AVERAGES, COUNTERPARTS
+from finetune_reg.results import SETTING, method_label, short_name
+from finetune_reg.tasks import TASKS
 
 HEADERS = ["task", "method", "n", "failed", "mean ± std", "95 % interval", "median", "max", "minus vanilla", "p"]
 HEADERS += ["p (Holm)"]
@@ -24,8 +26,13 @@ AGGREGATES_LEGEND = """Interquartile mean: mean of the middle half of all scores
 the jackknife over seeds. Probability of improvement: that a run beats one of vanilla on a task drawn at random, with a
 95 % interval stratified by task; no interval where one side wins every pair. A diverged run counts as the best constant
 prediction. Passes: forward and backward, mean of all runs."""
-PUBLISHED_LEGEND = """Published figures of the same method, model, task and metric on the development set, times 100.
-Hyperparameters, training rows and recipe may differ from ours."""
+PUBLISHED_LEGEND = """Scores times 100: each row of ours below the published rows that it reproduces. Published ones
+are as printed; "(not stated)" is a score whose statistic the paper does not state. Failed: runs that diverged or are no
+better than the best constant prediction. Ours: mean ± standard deviation with ddof 1, and the 95 % t interval of the
+mean, all of the last epoch. Where model, data, training rows or recipe differ these are two experiments, not a
+replication."""
+READ = {"": "", "read": "", "second_hand": "second hand", "digitized": "read off the figure"}
+DEVELOPMENT_SPLITS = ("validation", "validation_matched")
 
 
 @dataclass(frozen=True)
@@ -35,12 +42,14 @@ class PageTable:
     Attributes:
         rows: one cell per header; adjacent rows with the same first cell are shown as a group.
         texts: how many of the first columns are text; the others are numbers.
+        marked: rows with this second cell are shaded, in place of every other row.
     """
 
     headers: list[str]
     rows: list[list[str]]
     texts: int
     legend: str = ""
+    marked: str = ""
 
     @property
     def groups(self) -> list[tuple[str, list[list[str]]]]:
@@ -90,22 +99,17 @@ def aggregates_table(aggregates: pd.DataFrame) -> PageTable:
 
 
 def published_table(beside: pd.DataFrame) -> PageTable:
-    """Format `results.beside_published`, our number before the published one in each cell."""
-    headers = ["task", "our method", "published", *(f"{name}: ours | published" for name in ("training rows", "runs"))]
-    headers += ["mean ± std: ours | published", "max: ours | published"]
-    rows = [
-        [
-            f"{row.task} ({row.metric})",
-            row.method,
-            ", ".join(filter(None, (_published(row, name) for name in ("method", "setting", "paper", "source")))),
-            f"{number(row.n_train)} | {_published(row, 'n_train') or '–'}",
-            f"{row.n} | {_published(row, 'n_runs') or '–'}",
-            f"{_spread(100 * row.mean, 100 * row.std)} | {_spread(row.published_mean, row.published_std)}",
-            f"{_number(100 * row.max)} | {_number(row.published_max)}",
-        ]
-        for row in beside.itertuples()
-    ]
-    return PageTable(headers, rows, 3, PUBLISHED_LEGEND)
+    """Format `results.beside_published` or `published_results.beside_rows`: published rows, then ours."""
+    headers = ["task", "", "method", "on", "rows", "runs", "failed", "mean ± std", "95 % interval", "median", "max"]
+    blocks: dict[tuple[str, ...], list[list[str]]] = {}
+    ours: dict[tuple[str, ...], list[str]] = {}
+    for row in beside.itertuples():
+        task = _published_task(row)
+        key = (task, row.method, getattr(row, "trained_on", ""), *(str(getattr(row, name)) for name in SETTING))
+        blocks.setdefault(key, []).append([task, "published", *_published_cells(row)])
+        ours[key] = [task, "ours", *_our_cells(row)]
+    rows = [cells for key in sorted(blocks, key=itemgetter(0)) for cells in (*blocks[key], ours[key])]
+    return PageTable(headers, rows, 4, PUBLISHED_LEGEND, marked="ours")
 
 
 def waiting_table(runs: Iterable[RunSettings]) -> PageTable:
@@ -135,6 +139,69 @@ def number(value: Any) -> str:
 def _published(row: Any, name: str) -> str:
     value = getattr(row, f"published_{name}", None)
     return "" if pd.isna(value) else str(value)
+
+
+def _published_task(row: Any) -> str:
+    if row.published_metric != "average":
+        return f"{row.published_task} ({row.published_metric})"
+    tasks = AVERAGES.get(row.published_task)
+    return f"average of {', '.join(tasks)}" if tasks else "average, tasks unknown"
+
+
+def _published_cells(row: Any) -> list[str]:
+    spread = _spread(row.published_mean, row.published_std)
+    if not pd.isna(row.published_value):
+        spread = f"{_number(row.published_value)} (not stated)"
+    failed = row.published_failed_fraction
+    if not pd.isna(failed):
+        failed = round(failed / 100 * row.published_n_runs)
+    facts = [_published(row, name) for name in ("method", "setting", "paper", "source")]
+    facts += [READ[_published(row, "read")], _published(row, "note")]
+    return [
+        ", ".join(filter(None, facts)),
+        ", ".join(filter(None, (_published(row, name) for name in ("model", "split")))),
+        _published(row, "n_train") or "–",
+        _published(row, "n_runs") or "–",
+        "" if pd.isna(failed) else str(failed),
+        spread,
+        "",
+        _number(row.published_median),
+        _number(row.published_max),
+    ]
+
+
+def _our_cells(row: Any) -> list[str]:
+    return [
+        row.method,
+        ", ".join([short_name(row.model_name), *_our_task(row), _our_split(row)]),
+        number(row.n_train),
+        str(row.n),
+        str(row.failed),
+        _spread(100 * row.mean, 100 * row.std),
+        _interval(row.low, row.high),
+        _number(100 * row.median),
+        _number(100 * row.max),
+    ]
+
+
+def _our_task(row: Any) -> list[str]:
+    """Name our task where it is not the published one."""
+    trained_on = getattr(row, "trained_on", row.published_task)
+    if trained_on == row.published_task:
+        return []
+    if row.published_metric == "average":
+        return [trained_on]
+    shaped_like = COUNTERPARTS.get(trained_on) == row.published_task
+    return [trained_on if shaped_like else f"trained on {trained_on}"]
+
+
+def _our_split(row: Any) -> str:
+    if row.split == "pooled":
+        return "own 20 % split"
+    if not pd.isna(row.held_out_fold):
+        return "held-out fold"
+    split = TASKS[row.published_task].validation_split if row.published_task in TASKS else "validation"
+    return "dev" if split in DEVELOPMENT_SPLITS else split
 
 
 def _probabilities(row: Any) -> str:

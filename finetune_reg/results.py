@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ RECIPE = [name for name in SETTING if name != "task"]
 BASELINE = "Vanilla()"
 AGGREGATES = ["method", "tasks", "runs", "mean_passes", "iqm", "iqm_low", "iqm_high"]
 AGGREGATES += ["improvement", "improvement_low", "improvement_high"]
-PUBLISHED_STATISTICS = ["mean", "std", "median", "max"]
+PUBLISHED_STATISTICS = ["mean", "std", "median", "max", "value", "failed_fraction"]
 
 
 def collect(output_dir: Path | str, out: Path | str | None = None) -> pd.DataFrame:
@@ -107,7 +108,10 @@ def results_table(records: list[RunRecord]) -> pd.DataFrame:
 
 
 def method_label(name: str, hyperparameters: dict[str, Any]) -> str:
-    """Write a method as one would construct it: the first hyperparameter and those that differ from the default."""
+    """Write a method as one would construct it: the first hyperparameter and those that differ from the default.
+
+    A mapping is written as its size and four hex digits of its SHA-256.
+    """
     if name == "combination":
         members = (
             method_label(m["method"], {k: v for k, v in m.items() if k != "method"}) for m in hyperparameters["members"]
@@ -115,11 +119,18 @@ def method_label(name: str, hyperparameters: dict[str, Any]) -> str:
         return " + ".join(members)
     defaults = METHODS[name]().hyperparameters
     shown = [
-        f"{key}={value}"
+        f"{key}={_shortened(value)}"
         for i, (key, value) in enumerate(hyperparameters.items())
         if value != defaults[key] or (i == 0 and value is not None)
     ]
     return f"{METHODS[name].__name__}({', '.join(shown)})"
+
+
+def _shortened(value: Any) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return f"<{len(value)} values, {digest[:4]}>"
 
 
 def by_recipe(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -240,7 +251,8 @@ def passes_of(table: pd.DataFrame) -> pd.Series:
 def beside_published(summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     """Put published figures beside ours: same method, task, metric and model.
 
-    Hyperparameters, number of training rows and number of runs may differ; the columns tell.
+    Hyperparameters, number of training rows and number of runs may differ; the columns tell. For figures of other
+    models see `published_results.beside_rows`.
 
     Args:
         summary: as from `summary_table`.
@@ -255,9 +267,27 @@ def beside_published(summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataF
     for column, wanted in (("unit", "points"), ("split", "dev")):
         published = published[published[column] == wanted] if column in published else published
     same = ["method_name", "task", "metric", "model"]
-    facts = [name for name in ("paper", "source", "method", "n_train", "n_runs", "setting") if name in published]
-    figures = published[published.statistic.isin(PUBLISHED_STATISTICS)]
-    figures = figures.groupby([*same, *facts, "statistic"], dropna=False, sort=False).value.first()
-    figures = figures.unstack("statistic").reindex(columns=PUBLISHED_STATISTICS).reset_index(facts)
+    figures = figures_by_statistic(published)
+    figures = figures.assign(**{name: figures[f"published_{name}"] for name in same})
     model = summary.model_name.map(lambda name: Path(name).name.lower())
-    return summary.assign(model=model).merge(figures.add_prefix("published_").reset_index(), on=same)
+    return summary.assign(model=model).merge(figures, on=same)
+
+
+def figures_by_statistic(published: pd.DataFrame) -> pd.DataFrame:
+    """Return published figures with one row per method, task, metric and model, and a column per statistic.
+
+    All columns have the prefix `published_`. `published_note` joins the notes of the statistics.
+    """
+    facts = ["method_name", "task", "metric", "model", "paper", "source", "method", "n_train", "n_runs", "setting"]
+    facts = [name for name in (*facts, "split", "read") if name in published]
+    used = published[published.statistic.isin(PUBLISHED_STATISTICS)]
+    figures = used.groupby([*facts, "statistic"], dropna=False, sort=False).value.first()
+    figures = figures.unstack("statistic").reindex(columns=PUBLISHED_STATISTICS).reset_index()
+    if "note" in used:
+        notes = used.groupby(facts, dropna=False, sort=False).note
+        figures = figures.merge(notes.agg(lambda texts: _joined("; ".join(texts).split("; "))).reset_index(), on=facts)
+    return figures.add_prefix("published_")
+
+
+def _joined(texts: list[str]) -> str:
+    return "; ".join(dict.fromkeys(filter(None, texts)))

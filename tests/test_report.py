@@ -136,8 +136,9 @@ def test_published_figures_appear_beside_ours(folder):
     figure = {"paper": "lee2020mixout", "method_name": "mixout", "model": "pocket", "task": "rte", "metric": "accuracy"}
     figure |= {"n_train": 2490, "statistic": "mean", "value": 68.5, "source": "Table 1"}
     text = write_report(folder, published=pd.DataFrame([figure]))[0].read_text()
-    assert "lee2020mixout, Table 1" in text
-    assert "64.5 ± 1.9 | 68.5 ± –" in text
+    section = text[text.index("Beside published figures") :].split("</table>")[0]
+    for cell in ("lee2020mixout, Table 1", "2490", "68.5 ± –", "pocket, dev", "200", "64.5 ± 1.9", "[62.5, 66.5]"):
+        assert f">{cell}</td>" in section
     assert "No published figure" in write_report(folder)[0].read_text()
 
 
@@ -227,6 +228,25 @@ def test_expected_performance_is_drawn_against_the_passes_of_k_runs(folder):
     assert list(line.get_xdata()) == [300.0 * k for k in range(1, 7)]
     assert line.get_ydata()[0] == pytest.approx(0.645)
     plt.close(figure)
+
+
+def test_scores_on_other_tasks_are_compared_with_vanilla(tmp_path):
+    for method, gain in (("vanilla", 0.0), ("mixout", 0.05)):
+        for seed in range(2):
+            record = recorded_run("mnli", method, seed, source="local", evaluate_on=["sick", "rte"])
+            record.transfer = {"sick": {"accuracy": 0.5 + gain}, "rte": {"accuracy": 0.6}}
+            write_record(record, tmp_path)
+    text = write_report(tmp_path)[0].read_text()
+    table = text[text.index("Scored on other tasks") :].split("</table>")[0]
+    assert "sick, trained on mnli (accuracy)" in table
+    cells = [" ".join(cell.split()) for cell in re.findall(r"<td[^>]*>(.*?)</td>", table, re.DOTALL)]
+    assert cells[:5] == ["Vanilla()", "2", "0", "50.0 ± 0.0", "[50.0, 50.0]"]
+    mixout = cells.index("Mixout(mix_probability=0.7)")
+    assert cells[mixout + 7] == "+5.0 [5.0, 5.0]"
+
+
+def test_a_page_without_other_tasks_has_no_table_of_them(page):
+    assert "Scored on other tasks" not in page
 
 
 def test_a_folder_without_records_is_refused(tmp_path):

@@ -181,3 +181,9 @@ def test_tables_from_before_a_setting_existed_get_its_default(tmp_path):
     table.drop(columns=["held_out_fold", "evaluate_on", "split"]).to_parquet(tmp_path / "old.parquet")
     old = load_results(tmp_path / "old.parquet")
     assert old[["held_out_fold", "evaluate_on", "split"]].values.tolist() == [[None, "[]", "official"]]
+
+
+def test_mappings_are_written_short_and_told_apart():
+    first, second = (method_label("guided_dropout", {"scores": {"embeddings": score}}) for score in (1.0, 2.0))
+    assert first.startswith("GuidedDropout(scores=<1 values, ")
+    assert first != second

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import nbformat
 import papermill
 import pytest
@@ -13,11 +15,12 @@ from finetune_reg.experiment import RunSettings, run
 from finetune_reg.notebook_parameters import TEMPLATE_PARAMETERS, settings_from
 from finetune_reg.records import read_records
 from finetune_reg.sweep import PLANS, TEMPLATE, NotebookRun, find_plan, read_plan, run_sweep
-from finetune_reg.sweep.cost import SECONDS_PER_NOTEBOOK, SECONDS_PER_PASS, count_passes, estimate_costs
+from finetune_reg.sweep.cost import SECONDS_PER_NOTEBOOK, TASK_SIZES, count_operations, count_passes, estimate_costs
 from finetune_reg.sweep.plan import store_plan
 from finetune_reg.sweep.run_locks import lock_runs
 from finetune_reg.sweep.status import count_states, sweep_status
-from finetune_reg.typed_parameters import parse_yaml
+from finetune_reg.tasks import TASKS, load_split
+from finetune_reg.typed_parameters import load_yaml, parse_yaml
 
 
 @pytest.fixture
@@ -88,8 +91,12 @@ def test_defaults_of_the_template_are_those_of_run_settings():
     assert settings_from(namespace) == settings_from({"seeds": namespace["seeds"]})
 
 
-@pytest.mark.parametrize("path", sorted(PLANS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_plan_is_valid(path):
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted(PLANS.glob("*.yaml")) if "scales" not in load_yaml(path)],
+    ids=lambda path: path.stem,
+)
+def test_every_plan_without_scales_is_valid(path):
     runs = read_plan(path)
     assert len({run.name for run in runs}) == len(runs)
 
@@ -155,16 +162,54 @@ def test_excluded_points_are_left_out_by_name_or_by_variant(tmp_path):
 
 def test_a_plan_is_priced_in_passes_and_in_the_time_of_finished_runs(parameters, tmp_path):
     plain, other = NotebookRun(parameters | {"batch_size": 4, "epochs": 3}), NotebookRun(parameters | {"task": "stsb"})
-    assert count_passes(plain.settings[0]) == 3 * 2 * 2
+    assert count_passes(plain.settings[0]) == (6, 6)
     (cost,) = estimate_costs([plain], tmp_path)
-    assert (cost.left, cost.done, cost.passes, cost.basis) == (2, 0, 24, "default")
-    assert cost.seconds == pytest.approx(SECONDS_PER_NOTEBOOK + 24 * SECONDS_PER_PASS)
+    assert (cost.left, cost.done, cost.passes, cost.basis) == (2, 0, 24, "size of bert-base")
     record = run(plain.settings[0], tmp_path)
-    assert record.forward_passes + record.backward_passes == 12
+    assert (record.forward_passes, record.backward_passes) == (6, 6)
     begun, new = estimate_costs([plain, other], tmp_path)
     assert (begun.left, begun.done, begun.passes, begun.basis) == (1, 1, 12, "same task and method")
     assert begun.seconds == pytest.approx(SECONDS_PER_NOTEBOOK + record.wall_seconds)
     assert (new.left, new.basis) == (2, "same model")
+
+
+def test_operations_are_those_of_the_blocks_for_each_token_in_training_and_evaluation():
+    settings = RunSettings(task="rte", source="local", model_name="bert-base-uncased", n_train=100, epochs=4)
+    settings = replace(settings, batch_size=10, evaluate_every=3, evaluate_on=["scitail"])
+    per_token, tokens, transferred = 2 * 85.0e6, 66.3, 2_126 * 38.9
+    training = 3 * 4 * 100 * tokens  # one forward pass, and backward twice as much
+    expected = per_token * (training + 2 * 277 * tokens + transferred)
+    assert count_operations(settings) == pytest.approx(expected)
+    larger = replace(settings, model_name="google-bert/bert-large-uncased")
+    assert count_operations(larger) / count_operations(settings) == pytest.approx(302 / 85)
+
+
+def test_pooled_and_held_out_rows_are_counted():
+    pooled = RunSettings(task="rte", source="local", split="pooled", n_train=None, batch_size=1, epochs=1)
+    assert count_passes(pooled)[0] == 2_490 + 277 - 553
+    held_out = RunSettings(n_train=100, held_out_fold=0, batch_size=1, epochs=1)
+    assert count_passes(held_out)[0] == 80
+
+
+def test_the_search_of_weight_mixup_is_priced_as_it_is_counted(tiny_world, tmp_path):
+    searching = {"n_searches": 2, "search_epochs": 1.0}
+    settings = RunSettings(
+        task="rte", n_train=20, epochs=1, method="attention_guided_weight_mixup", method_hyperparameters=searching,
+        **tiny_world,
+    )  # fmt: skip
+    record = run(settings, tmp_path)
+    assert count_passes(settings) == (record.forward_passes, record.backward_passes)
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS.values() if task.embedded], ids=lambda task: task.name)
+def test_sizes_of_the_toy_tasks_are_those_of_their_splits(task):
+    splits = [load_split(task, split, "pocket") for split in ("train", task.validation_split)]
+    size = TASK_SIZES[task.name]
+    assert [len(rows) for rows in splits] == [size.training_rows, size.evaluation_rows]
+
+
+def test_every_task_has_a_size():
+    assert TASK_SIZES.keys() == TASKS.keys()
 
 
 def test_the_plan_command_starts_nothing(tmp_path):

