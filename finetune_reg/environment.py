@@ -15,7 +15,7 @@ from finetune_reg.paths import ROOT
 PACKAGES = ("finetune_reg", "torch", "transformers", "numpy", "scipy", "scikit-learn")
 
 
-def describe_environment(device: torch.device, precision: str = "float32") -> dict[str, Any]:
+def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:
     """Return versions, commit, device, threads, and `precision` as the dtype of forward passes, ready for JSON."""
     return {
         "python": platform.python_version(),
