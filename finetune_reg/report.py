@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 
 from finetune_reg import plotting
 from finetune_reg.checklist import checklist, checklist_items, code_version, environment_facts
-from finetune_reg.claims import Verdict, judge_all, load_claims
+from finetune_reg.claims import CLAIMS, MECHANISMS, Verdict, judge_all, load_claims
+from finetune_reg.comparable_runs import SCALE
 from finetune_reg.errors import InputError
 from finetune_reg.experiment import RunSettings
 from finetune_reg.published_results import (
@@ -54,7 +55,6 @@ __all__ = ["HEADERS", "checklist", "write_report"]
 TOY = "Pocket is a toy, an embedded world with its own small language: no claim of a paper is settled on it."
 CSS_PIXELS_PER_INCH = 96
 # Runs on which claims are judged together; a control may train for more epochs than the method.
-SCALE = [name for name in RECIPE if name not in ("epochs", "evaluate_every", "seed_subset")]
 
 
 @dataclass
@@ -156,10 +156,15 @@ def write_report(
 
 
 def judged_claims(table: pd.DataFrame) -> JudgedClaims:
-    """Judge every claim on the runs of one scale; a table that mixes recipes gives the reason in place of verdicts."""
-    claims = JudgedClaims(next(by_recipe(table))[0])
+    """Judge the papers' claims and our own studies on the runs of one scale, or tell why they cannot be.
+
+    The two are families of their own: p-values are corrected within each.
+    """
+    source, model_name, n_train = table[SCALE].iloc[0]
+    rows = "all" if pd.isna(n_train) else f"{n_train:.0f}"
+    claims = JudgedClaims(f"Model {short_name(model_name)}, source {short_name(source)}, {rows} training rows")
     try:
-        verdicts = judge_all(load_claims(), table)
+        verdicts = [verdict for path in (CLAIMS, MECHANISMS) for verdict in judge_all(load_claims(path), table)]
     except InputError as error:
         claims.refusal = str(error)
         return claims
