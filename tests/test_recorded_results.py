@@ -1,0 +1,35 @@
+"""The records that ship with the project: made by the plans that ship with it, chosen as they say."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune_reg.paths import ROOT
+from finetune_reg.results import load_results
+from finetune_reg.selection import rank_candidates
+from finetune_reg.sweep.plan import find_plan, read_plan
+
+TABLES = {
+    "glue300_minilm": ROOT / "data" / "results" / "glue300_minilm.parquet",
+    "glue300_minilm_selection": ROOT / "data" / "selection" / "glue300_minilm.parquet",
+}
+
+
+@pytest.mark.parametrize("plan", TABLES)
+def test_every_recorded_run_belongs_to_its_plan(plan):
+    planned = {run_id for notebook in read_plan(find_plan(plan)) for run_id in notebook.run_ids}
+    recorded = load_results(TABLES[plan]).run_id
+    assert set(recorded) <= planned
+    assert recorded.is_unique
+    if plan.endswith("selection"):
+        assert set(recorded) == planned
+
+
+def test_epochs_and_learning_rates_are_those_chosen_on_held_out_folds():
+    selection = load_results(TABLES["glue300_minilm_selection"])
+    settings = [notebook.settings[0] for notebook in read_plan(find_plan("glue300_minilm"))]
+    for task, runs in selection.groupby("task"):
+        chosen = rank_candidates(runs).iloc[0]
+        planned = {(s.learning_rate, s.epochs) for s in settings if s.task == task}
+        epochs = chosen.epochs if "epochs" in chosen else runs.epochs.iloc[0]
+        assert planned == {(chosen.learning_rate, epochs)}
