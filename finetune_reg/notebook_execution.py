@@ -1,7 +1,8 @@
 """Execute the course's notebooks in place, so that they are committed with fresh outputs.
 
-Run as `python -m finetune_reg.notebook_execution [NOTEBOOK ...]`. A hash over the sources of the cells is stored in
-the notebook's metadata; a test compares it, so that no output is older than its source.
+Run as `python -m finetune_reg.notebook_execution [NOTEBOOK ...]`; it prints the seconds that each notebook took. A
+hash over the sources of the cells is stored in the notebook's metadata; a test compares it, so that no output is older
+than its source. Notebooks read finished runs from `runs/`: remove that folder first for fresh results and honest times.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import hashlib
 import os
 import sys
 from pathlib import Path
+from time import perf_counter
 
 import nbformat
 from nbclient import NotebookClient
-from rich.progress import track
 
 from finetune_reg.paths import NOTEBOOKS
 
@@ -65,6 +66,16 @@ def execute(path: Path) -> None:
     os.replace(temporary, path)
 
 
+def _processor_seconds() -> float:
+    """Return the processor time of the kernels that have ended; 0 on Windows, which does not count it."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 if __name__ == "__main__":
-    for path in track([Path(argument) for argument in sys.argv[1:]] or course_notebooks(), "executing"):
+    for path in [Path(argument) for argument in sys.argv[1:]] or course_notebooks():
+        print(f"{path} ...", end=" ", flush=True)
+        wall, processor = perf_counter(), _processor_seconds()
         execute(path)
+        wall, processor = perf_counter() - wall, _processor_seconds() - processor
+        print(f"{wall:.0f} s, {processor:.0f} s of processor time")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Callable
+from html import escape
+from io import BytesIO
 from math import ceil
 from pathlib import Path
 from textwrap import wrap
@@ -43,6 +46,7 @@ def use_style() -> None:
         "savefig.facecolor": "white",
         "axes.titlesize": "medium",
         "figure.constrained_layout.use": True,
+        "figure.constrained_layout.w_pad": 0.1,
     }
 
 
@@ -152,6 +156,67 @@ def improvement_figure(aggregates: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(compared)), [_wrapped(label) for label in compared.method])
     axes.grid(axis="y", visible=False)
     return figure
+
+
+def differences_figure(summary: pd.DataFrame) -> Figure:
+    """Draw each method's mean paired difference to the baseline with its 95 % interval, one panel per task.
+
+    Args:
+        summary: as from `summary_table`; rows without a difference are left out.
+    """
+    compared = summary[summary.paired_difference.notna()]
+    tasks = list(compared.task.unique())
+    heights = [(compared.task == task).sum() for task in tasks]
+    size = (8.5, 0.9 * len(tasks) + 0.24 * sum(heights))
+    figure, panels = plt.subplots(len(tasks), 1, figsize=size, height_ratios=heights, squeeze=False)
+    for task, axes in zip(tasks, panels[:, 0], strict=True):
+        rows = compared[compared.task == task].sort_values("paired_difference", ascending=False)
+        low, high = 100 * rows.paired_low, 100 * rows.paired_high
+        axes.hlines(range(len(rows)), low, high, color=PALETTE[0], linewidth=2.5)
+        axes.plot(100 * rows.paired_difference, range(len(rows)), "o", color=PALETTE[0])
+        axes.axvline(0, color="0.35", linestyle="--", linewidth=1)
+        axes.set_yticks(range(len(rows)), rows.method, fontsize="small")
+        axes.set(title=f"{task}, minus the baseline", ylim=(len(rows) - 0.5, -0.5), xlabel="points")
+        axes.grid(axis="y", visible=False)
+    return figure
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Display a figure in a notebook with a text for those who cannot see it, and close it.
+
+    JupyterLab shows the text of a picture only in HTML, and some formats, PDF for one, take no HTML: the output holds
+    both, the same PNG of at most 256 colours.
+
+    Args:
+        alt: what the figure shows, in words.
+    """
+    from IPython.display import display
+    from PIL import Image
+
+    drawn, reduced = BytesIO(), BytesIO()
+    figure.savefig(drawn, dpi=figure.dpi, bbox_inches="tight")
+    plt.close(figure)
+    few_colours = Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few_colours.save(reduced, "png", optimize=True)
+    picture = b64encode(reduced.getvalue()).decode()
+    html = f'<img src="data:image/png;base64,{picture}" alt="{escape(alt)}">'
+    display(
+        {"text/html": html, "image/png": picture, "text/plain": alt}, metadata={"image/png": {"alt": alt}}, raw=True
+    )
+
+
+def score_ranges(table: pd.DataFrame) -> str:
+    """Say in words what `plot_scores` draws: the lowest and the highest score of each method, by task.
+
+    Args:
+        table: rows of `results_table`.
+    """
+    sentences = []
+    for task, runs in table.groupby("task", sort=False):
+        scored = runs[runs.score.notna()].astype({"score": float}).groupby("method_label", sort=False).score
+        ranges = [f"{label} {low:.2f} to {high:.2f}" for label, low, high in scored.agg(["min", "max"]).itertuples()]
+        sentences.append(f"{task}: {', '.join(ranges) or 'no score'}; best constant answer {_majority(runs):.2f}.")
+    return " ".join(sentences)
 
 
 def save(figure: Figure, path: Path) -> Path:

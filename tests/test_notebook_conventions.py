@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
+from html import escape
 from pathlib import Path
 
 import nbformat
@@ -15,6 +16,7 @@ from finetune_reg.exercises import exercises
 from finetune_reg.grading import checked_exercises
 from finetune_reg.methods import METHODS
 from finetune_reg.notebook_execution import course_notebooks, source_hash
+from finetune_reg.notebook_parameters import TEMPLATE_PARAMETERS
 
 
 def name_of(path: Path) -> str:
@@ -26,30 +28,11 @@ NOTEBOOKS = course_notebooks()
 LESSONS = [path for path in NOTEBOOKS if path.parent == paths.NOTEBOOKS]
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
 every_lesson = pytest.mark.parametrize("path", LESSONS, ids=name_of)
-PARAMETER_NAMES = {
-    "task",
-    "source",
-    "model_name",
-    "pretrained",
-    "method",
-    "method_hyperparameters",
-    "mix_probability",
-    "n_train",
-    "seed",
-    "seeds",
-    "seed_subset",
-    "epochs",
-    "batch_size",
-    "learning_rate",
+PARAMETER_NAMES = set(TEMPLATE_PARAMETERS) | {
     "learning_rates",
-    "warmup_fraction",
-    "weight_decay",
-    "max_grad_norm",
-    "max_length",
-    "evaluate_every",
-    "device",
-    "output_dir",
+    "mix_probability",
     "results_dir",
+    "seed",
     "strict_exercises",
 }
 
@@ -167,10 +150,15 @@ def test_files_are_small(path):
 
 
 @every_notebook
-def test_every_figure_is_described_in_the_next_cell(path):
+def test_every_figure_has_a_text_and_is_described_in_the_next_cell(path):
     cells = read(path).cells
     for cell, following in zip(cells, [*cells[1:], None], strict=True):
-        if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
+        pictures = [output for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+        for picture in pictures:
+            alt = picture.metadata.get("image/png", {}).get("alt", "")
+            assert len(alt) >= 40, f"{cell.id}: display the figure with `plotting.show`"
+            assert f'alt="{escape(alt)}"' in picture.data["text/html"]
+        if pictures:
             assert following is not None
             assert following.cell_type == "markdown", cell.id
             assert following.source.lstrip().startswith("*"), cell.id
