@@ -181,6 +181,15 @@ def test_pooled_rows_are_shuffled_and_the_last_fifth_tests(tmp_path):
     assert load_task("rte", str(folder), 6, split="pooled").row_ids != first.row_ids[:6]
 
 
+@pytest.mark.glue
+@pytest.mark.parametrize(
+    ("name", "n_train", "n_test"), [("cola", 7675, 1919), ("mrpc", 3260, 816), ("rte", 2213, 554), ("stsb", 5799, 1450)]
+)
+def test_pooled_sizes_are_those_of_the_paper(name, n_train, n_test):
+    data = load_task(name, "local", split="pooled")
+    assert (len(data.train), len(data.validation)) == (n_train, n_test)
+
+
 def test_a_stratified_subset_keeps_the_proportions(tmp_path):
     folder = write_task(tmp_path, n=30)
     path = folder / "rte" / "train.jsonl"

@@ -17,7 +17,7 @@ from finetune_reg.methods import build_method
 from finetune_reg.methods.attention_guided_weight_mixup import AttentionGuidedWeightMixup
 from finetune_reg.records import FINISHED, RunRecord, read_record
 from finetune_reg.sweep.plan import NotebookRun
-from finetune_reg.tasks.loading import FOLDS, POOLED_TEST_FRACTION
+from finetune_reg.tasks.loading import FOLDS, POOLED_PARTS
 
 # Fitted by least squares to runs of the 22.7 M encoder on 300 rows of GLUE tasks, one core of a 2-core cloud machine:
 # 36 in float32 (79e9 operations a second, 9.1e-9 s) and 125 in bfloat16 (154e9, 8.6e-9 s). A run takes 0.7 to 1.6 times
@@ -183,7 +183,7 @@ def _rows(settings: RunSettings) -> tuple[int, int]:
     size = TASK_SIZES[settings.task]
     training, evaluation = size.training_rows, size.evaluation_rows
     if settings.split == "pooled":
-        evaluation = int(POOLED_TEST_FRACTION * (training + evaluation))
+        evaluation = -(-(training + evaluation) // POOLED_PARTS)
         training = size.training_rows + size.evaluation_rows - evaluation
     training = training if settings.n_train is None else settings.n_train
     if settings.held_out_fold is not None:

@@ -22,7 +22,7 @@ from finetune_reg.tasks.task_table import TASKS, Task, get_task
 Row = dict[str, Any]
 Split = Literal["official", "pooled"]
 FOLDS = 5
-POOLED_TEST_FRACTION = 0.2
+POOLED_PARTS = 5  # one of them is the test set, rounded up
 ENVIRONMENT_VARIABLE = "FINETUNE_REG_GLUE"
 
 
@@ -81,7 +81,7 @@ def load_task(
     if split == "pooled":
         train = train + load_split(task, task.validation_split, source)
         ids = random.Random(subset_seed).sample(range(len(train)), len(train))
-        n_test = int(POOLED_TEST_FRACTION * len(train))
+        n_test = -(-len(train) // POOLED_PARTS)
         ids, validation = ids[:-n_test], [train[i] for i in ids[-n_test:]]
     elif held_out_fold is None:
         validation = load_split(task, task.validation_split, source)
