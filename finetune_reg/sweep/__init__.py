@@ -1,9 +1,9 @@
 """Sweeps: a grid of papermill runs of the template notebook, executed by Dask, resumable at any moment.
 
-    protocol.py   a YAML file -> points of a grid, at a scale       plan.py      points -> notebooks, each a list of runs
+    protocol.py   a YAML file -> points of a grid, at a scale        plan.py       points -> notebooks of runs
     cost.py       what a plan costs, before it starts                availability.py  are its data and models there?
     worker.py     one notebook, in a worker process                  run_locks.py  no run is made twice at a time
-    engines.py    where the workers are: here, a cluster, Slurm      engine.py   plan -> records, with live progress
+    engines.py    where the workers are: here, a cluster, Slurm      engine.py     plan -> records, with live progress
     status.py     done, failed, running, waiting                     job_array.py  the same as a Slurm job array
     commands.py   `finetune-reg sweep ...`
 
