@@ -13,7 +13,7 @@ from finetune_reg.errors import InputError, unknown_name
 from finetune_reg.experiment import SEEDS, SETTING_TYPES, RunSettings
 from finetune_reg.methods import build_method
 from finetune_reg.records import FINISHED
-from finetune_reg.results import SETTING, method_label
+from finetune_reg.results import SETTING, counted_scores, method_label
 
 MethodSpec = str | dict[str, Any]  # a method's name, or a mapping of the name to hyperparameters
 
@@ -103,7 +103,7 @@ def finished_runs(table: pd.DataFrame) -> pd.DataFrame:
     runs = table[table.status.isin(FINISHED) & table.held_out_fold.isna()].reset_index(drop=True)
     methods = zip(runs.method, runs.method_hyperparameters, strict=True)
     return runs.assign(
-        points=100 * runs.score.astype(float).fillna(runs.majority_score.astype(float)),
+        points=100 * counted_scores(runs),
         failed=100.0 * runs.below_majority.astype(bool),
         identity=[method_identity({name: json.loads(hyperparameters)}) for name, hyperparameters in methods],
     )

@@ -19,7 +19,7 @@ from finetune_reg.errors import InputError, unknown_name
 from finetune_reg.experiment import SEEDS, RunSettings
 from finetune_reg.paths import ROOT
 from finetune_reg.records import FINISHED
-from finetune_reg.results import RECIPE, figures_by_statistic, method_label, summary_table
+from finetune_reg.results import RECIPE, counted_scores, figures_by_statistic, method_label, summary_table
 
 PUBLISHED_RESULTS = ROOT / "data" / "published_results.csv"
 COLUMNS = {
@@ -223,7 +223,7 @@ def _averages(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """Average the primary metrics over tasks, seed by seed; a diverged run counts as the best constant prediction."""
     finished = table[table.status.isin(FINISHED)]
     finished = finished.assign(
-        score=finished.score.astype(float).fillna(finished.majority_score.astype(float)),
+        score=counted_scores(finished),
         published_task=finished.task.replace(COUNTERPARTS),
     )
     for name, wanted in AVERAGES.items():

@@ -161,8 +161,9 @@ def judged_claims(table: pd.DataFrame) -> JudgedClaims:
     The two are families of their own: p-values are corrected within each.
     """
     source, model_name, n_train = table[SCALE].iloc[0]
-    rows = "all" if pd.isna(n_train) else f"{n_train:.0f}"
-    claims = JudgedClaims(f"Model {short_name(model_name)}, source {short_name(source)}, {rows} training rows")
+    claims = JudgedClaims(
+        f"Model {short_name(model_name)}, source {short_name(source)}, {number(n_train)} training rows"
+    )
     try:
         verdicts = [verdict for path in (CLAIMS, MECHANISMS) for verdict in judge_all(load_claims(path), table)]
     except InputError as error:

@@ -67,12 +67,7 @@ def scores_table(summary: pd.DataFrame) -> PageTable:
             [
                 f"{row.task} ({row.metric})",
                 row.method,
-                str(row.n),
-                str(row.failed),
-                _spread(100 * row.mean, 100 * row.std),
-                _interval(row.low, row.high),
-                _number(100 * row.median),
-                _number(100 * row.max),
+                *_summary_cells(row),
                 f"{100 * paired:+.1f} {_interval(row.paired_low, row.paired_high)}" if compared else "",
                 f"{row.paired_p_value:.3f}" if compared else "",
                 f"{row.paired_holm:.3f}" if compared else "",
@@ -175,6 +170,12 @@ def _our_cells(row: Any) -> list[str]:
         row.method,
         ", ".join([short_name(row.model_name), *_our_task(row), _our_split(row)]),
         number(row.n_train),
+        *_summary_cells(row),
+    ]
+
+
+def _summary_cells(row: Any) -> list[str]:
+    return [
         str(row.n),
         str(row.failed),
         _spread(100 * row.mean, 100 * row.std),

@@ -181,6 +181,11 @@ def summary_table(table: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame
     return summary.assign(paired_holm=holm(summary.paired_p_value)) if "paired_p_value" in summary else summary
 
 
+def counted_scores(runs: pd.DataFrame) -> pd.Series:
+    """Return the scores of finished runs; a diverged run counts as the best constant prediction."""
+    return runs.score.astype(float).fillna(runs.majority_score.astype(float))
+
+
 def score_matrix(table: pd.DataFrame) -> pd.DataFrame:
     """Arrange the runs of one method and recipe as a matrix.
 
@@ -201,7 +206,7 @@ def score_matrix(table: pd.DataFrame) -> pd.DataFrame:
                 f"A matrix of scores holds one method and recipe, not {name} {', '.join(map(str, found))}."
             )
     finished = table[table.status.isin(FINISHED)]
-    scores = finished.assign(score=finished.score.astype(float).fillna(finished.majority_score.astype(float)))
+    scores = finished.assign(score=counted_scores(finished))
     matrix = scores.pivot(index=list(SEEDS), columns="task", values="score").dropna()
     if matrix.empty:
         raise InputError("No seed has a finished run on all tasks: run the same seeds on each task.")

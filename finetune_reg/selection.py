@@ -7,7 +7,7 @@ import pandas as pd
 from finetune_reg.errors import InputError
 from finetune_reg.experiment import SEEDS
 from finetune_reg.records import FINISHED
-from finetune_reg.results import RECIPE
+from finetune_reg.results import RECIPE, counted_scores
 
 SPLIT_BY = ["task", "held_out_fold", "seed_subset", *SEEDS]
 CANDIDATE = ["method", "method_label", *(name for name in RECIPE if name not in ("held_out_fold", "seed_subset"))]
@@ -31,7 +31,7 @@ def rank_candidates(table: pd.DataFrame) -> pd.DataFrame:
     runs = table[table.held_out_fold.notna() & table.status.isin(FINISHED)]
     if runs.empty:
         raise InputError("No run has held_out_fold 0 to 4: the development set reports, it does not choose.")
-    points = 100 * runs.score.astype(float).fillna(runs.majority_score.astype(float))
+    points = 100 * counted_scores(runs)
     runs = runs.assign(points=points, part=list(runs[SPLIT_BY].itertuples(index=False, name=None)))
     differing = [name for name in CANDIDATE if name.startswith("method") or runs[name].nunique(dropna=False) > 1]
     candidates = runs.groupby(differing, dropna=False, sort=False)
