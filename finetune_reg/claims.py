@@ -235,9 +235,11 @@ def _verdict(claim: Claim, runs: pd.DataFrame, effect: Difference | None, p_valu
     outcome, reason = _decide(claim, effect, p_value, beyond, control_effect)
     what = f"{claim.statistic.replace('_', ' ')} of {method} on {where}"
     numbers = f"{effect.n} pairs" + ("" if math.isnan(p_value) else f", p = {p_value:.3f}")
+    opposite = "lower" if claim.direction == "higher" else "higher"
+    size, direction = (-effect, opposite) if effect.value < 0 else (effect, claim.direction)
     sentence = (
-        f"{outcome.capitalize()}: the {what} is {_words(effect)} points {claim.direction} than that of {against} "
-        f"({numbers}), where {claim.minimal_effect:g} would count; {reason}."
+        f"{outcome.capitalize()}: the {what} is {_words(size, sign='')} points {direction} than that of {against} "
+        f"({numbers}), where {claim.minimal_effect:g} {claim.direction} would count; {reason}."
     )
     return Verdict(claim, outcome, sentence, effect, p_value, by_task, beyond, control_effect)
 
@@ -252,7 +254,7 @@ def _decide(
     if math.isnan(p_value):
         return "undecided", f"no test decides with fewer than {MIN_PAIRS} pairs"
     if effect.high < claim.minimal_effect:
-        return "not reproduced", "the whole interval lies below"
+        return "not reproduced", "the whole interval falls short of that"
     if effect.low < claim.minimal_effect:
         return "undecided", "the interval has values on both sides"
     if p_value >= LEVEL:
@@ -289,6 +291,6 @@ def _effect(
     return difference if claim.direction == "higher" else -difference
 
 
-def _words(difference: Difference) -> str:
+def _words(difference: Difference, sign: Literal["+", ""] = "+") -> str:
     interval = "" if math.isnan(difference.low) else f" [{difference.low:z.1f}, {difference.high:z.1f}]"
-    return f"{difference.value:+z.1f}{interval}"
+    return f"{difference.value:{sign}z.1f}{interval}"

@@ -45,6 +45,7 @@ from finetune_reg.results import (
     beside_published,
     by_recipe,
     collect,
+    pool_fresh_subsets,
     short_name,
     summary_table,
 )
@@ -172,17 +173,6 @@ def judged_claims(table: pd.DataFrame) -> JudgedClaims:
     claims.judged = [verdict for verdict in verdicts if verdict.outcome != "not run"]
     claims.not_run = [verdict for verdict in verdicts if verdict.outcome == "not run"]
     return claims
-
-
-def pool_fresh_subsets(table: pd.DataFrame) -> pd.DataFrame:
-    """Let runs of one recipe that each drew other training rows, by their seed, count as runs of one setting.
-
-    Where `seed_subset` is the seed of every run, it becomes the text "that of the run".
-    """
-    same = [table[name] for name in RECIPE if name != "seed_subset"]
-    is_seed = (table.seed_subset == table.seed_init).groupby(same, dropna=False).transform("all")
-    varies = table.seed_subset.groupby(same, dropna=False).transform("nunique") > 1
-    return table.assign(seed_subset=table.seed_subset.astype(object).where(~(is_seed & varies), "that of the run"))
 
 
 def _section(heading: str, runs: pd.DataFrame, output_dir: Path, published: pd.DataFrame | None) -> Section:

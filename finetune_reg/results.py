@@ -154,8 +154,21 @@ def short_name(name: str) -> str:
     return Path(name).name if Path(name).is_absolute() else name
 
 
+def pool_fresh_subsets(table: pd.DataFrame) -> pd.DataFrame:
+    """Let runs of one recipe that each drew other training rows, by their seed, count as runs of one setting.
+
+    Where `seed_subset` is the seed of every run, it becomes the text "that of the run".
+    """
+    same = [table[name] for name in RECIPE if name != "seed_subset"]
+    is_seed = (table.seed_subset == table.seed_init).groupby(same, dropna=False).transform("all")
+    varies = table.seed_subset.groupby(same, dropna=False).transform("nunique") > 1
+    return table.assign(seed_subset=table.seed_subset.astype(object).where(~(is_seed & varies), "that of the run"))
+
+
 def summary_table(table: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
     """Summarize each setting and method over seeds, and compare it with the baseline on equal seeds.
+
+    Runs that each drew other training rows are pooled as by `pool_fresh_subsets`.
 
     Returns:
         One row per setting and method: the fields of `Summary` and, where the baseline has the same seeds, the
@@ -163,7 +176,7 @@ def summary_table(table: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame
         all comparisons in the table.
     """
     rows = []
-    for setting, group in table.groupby(SETTING, dropna=False, sort=False):
+    for setting, group in pool_fresh_subsets(table).groupby(SETTING, dropna=False, sort=False):
         reference = group[group.method_label == baseline].set_index(list(SEEDS)).score
         for label, runs in group.groupby("method_label", sort=False):
             scores = runs.set_index(list(SEEDS)).score

@@ -31,8 +31,8 @@ from finetune_reg.published_results import (
     summarize_as_published,
 )
 from finetune_reg.records import read_records, write_record
-from finetune_reg.report import pool_fresh_subsets, write_report
-from finetune_reg.results import method_label, results_table
+from finetune_reg.report import write_report
+from finetune_reg.results import collect, method_label, pool_fresh_subsets, results_table, summary_table
 from finetune_reg.sweep import PLANS, read_plan
 from finetune_reg.sweep.availability import check_available
 from finetune_reg.sweep.cost import MODEL_SIZES, count_passes, estimate_costs
@@ -100,7 +100,7 @@ def test_every_published_row_of_a_protocol_stands_beside_its_runs_at_paper_scale
     planned = _settings(name, "paper")
     seeds = sorted({settings.seed_init for settings in planned})[:2]
     table = results_table([_made(settings) for settings in planned if settings.seed_init in seeds])
-    summary = summarize_as_published(pool_fresh_subsets(table))
+    summary = summarize_as_published(table)
     assert entries
     for entry in entries:
         beside = beside_rows(summary, figures, [entry], planned)
@@ -384,6 +384,7 @@ def test_runs_with_a_subset_of_their_own_are_one_setting_of_the_report(tmp_path)
     _, tables = write_report(tmp_path)
     ((row,),) = tables.values()
     assert row[2] == "3"
+    assert list(summary_table(collect(tmp_path)).n) == [3]
     fixed = results_table([_made(RunSettings(seed_subset=5).with_seed(seed)) for seed in range(3)])
     pd.testing.assert_series_equal(pool_fresh_subsets(fixed).seed_subset, fixed.seed_subset.astype(object))
 
