@@ -72,8 +72,8 @@ def train(
         scheduler = get_linear_schedule_with_warmup(optimizer, n_warmup, context.n_updates)
         epoch = 0
         while len(losses) < context.n_updates:
+            model.train()
             for micro_batches in _grouped(loader, accumulation_steps):
-                model.train()
                 update_loss = 0.0
                 for batch in micro_batches:
                     batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
