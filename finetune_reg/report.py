@@ -22,12 +22,8 @@ from finetune_reg.claims import CLAIMS, MECHANISMS, Verdict, judge_all, load_cla
 from finetune_reg.comparable_runs import SCALE
 from finetune_reg.errors import InputError
 from finetune_reg.experiment import RunSettings
-from finetune_reg.published_results import (
-    PublishedRows,
-    beside_rows,
-    load_published_results,
-    summarize_as_published,
-)
+from finetune_reg.published_comparison import beside_published, beside_rows, summarize_as_published
+from finetune_reg.published_results import PublishedRows, load_published_results
 from finetune_reg.records import FINISHED
 from finetune_reg.report_tables import (
     HEADERS,
@@ -42,7 +38,6 @@ from finetune_reg.report_tables import (
 from finetune_reg.results import (
     RECIPE,
     aggregate_table,
-    beside_published,
     by_recipe,
     collect,
     pool_fresh_subsets,

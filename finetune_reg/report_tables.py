@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from finetune_reg.experiment import RunSettings
-from finetune_reg.published_results import AVERAGES, COUNTERPARTS
+from finetune_reg.published_comparison import AVERAGES, COUNTERPARTS
 from finetune_reg.results import SETTING, method_label, short_name
 from finetune_reg.tasks import TASKS
 
@@ -94,7 +94,7 @@ def aggregates_table(aggregates: pd.DataFrame) -> PageTable:
 
 
 def published_table(beside: pd.DataFrame) -> PageTable:
-    """Format `results.beside_published` or `published_results.beside_rows`: published rows, then ours."""
+    """Format `beside_published` or `beside_rows` of `published_comparison`: published rows, then ours."""
     headers = ["task", "", "method", "on", "rows", "runs", "failed", "mean ± std", "95 % interval", "median", "max"]
     blocks: dict[tuple[str, ...], list[list[str]]] = {}
     ours: dict[tuple[str, ...], list[str]] = {}

@@ -23,7 +23,6 @@ RECIPE = [name for name in SETTING if name != "task"]
 BASELINE = "Vanilla()"
 AGGREGATES = ["method", "tasks", "runs", "mean_passes", "iqm", "iqm_low", "iqm_high"]
 AGGREGATES += ["improvement", "improvement_low", "improvement_high"]
-PUBLISHED_STATISTICS = ["mean", "std", "median", "max", "value", "failed_fraction"]
 
 
 def collect(output_dir: Path | str, out: Path | str | None = None) -> pd.DataFrame:
@@ -264,48 +263,3 @@ def aggregate_table(table: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFra
 def passes_of(table: pd.DataFrame) -> pd.Series:
     """Return the forward plus backward passes of each run."""
     return table.forward_passes.astype(float) + table.backward_passes.astype(float)
-
-
-def beside_published(summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
-    """Put published figures beside ours: same method, task, metric and model.
-
-    Hyperparameters, number of training rows and number of runs may differ; the columns tell. For figures of other
-    models see `published_results.beside_rows`.
-
-    Args:
-        summary: as from `summary_table`.
-        published: one row per figure, with the columns paper, method_name, model, task, metric, n_train, statistic,
-            value (points) and source, as from `load_published_results`; only scores in points, on the development
-            set, are used where it has the columns unit and split.
-
-    Returns:
-        One row per row of `summary` and published method: the columns of both, the published ones with the prefix
-        `published_`, a column for each of `PUBLISHED_STATISTICS`. Empty if none matches.
-    """
-    for column, wanted in (("unit", "points"), ("split", "dev")):
-        published = published[published[column] == wanted] if column in published else published
-    same = ["method_name", "task", "metric", "model"]
-    figures = figures_by_statistic(published)
-    figures = figures.assign(**{name: figures[f"published_{name}"] for name in same})
-    model = summary.model_name.map(lambda name: Path(name).name.lower())
-    return summary.assign(model=model).merge(figures, on=same)
-
-
-def figures_by_statistic(published: pd.DataFrame) -> pd.DataFrame:
-    """Return published figures with one row per method, task, metric and model, and a column per statistic.
-
-    All columns have the prefix `published_`. `published_note` joins the notes of the statistics.
-    """
-    facts = ["method_name", "task", "metric", "model", "paper", "source", "method", "n_train", "n_runs", "setting"]
-    facts = [name for name in (*facts, "split", "read") if name in published]
-    used = published[published.statistic.isin(PUBLISHED_STATISTICS)]
-    figures = used.groupby([*facts, "statistic"], dropna=False, sort=False).value.first()
-    figures = figures.unstack("statistic").reindex(columns=PUBLISHED_STATISTICS).reset_index()
-    if "note" in used:
-        notes = used.groupby(facts, dropna=False, sort=False).note
-        figures = figures.merge(notes.agg(lambda texts: _joined("; ".join(texts).split("; "))).reset_index(), on=facts)
-    return figures.add_prefix("published_")
-
-
-def _joined(texts: list[str]) -> str:
-    return "; ".join(dict.fromkeys(filter(None, texts)))

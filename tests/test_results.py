@@ -11,10 +11,10 @@ from recorded_runs import recorded_run
 
 from finetune_reg.errors import InputError
 from finetune_reg.experiment import RunSettings, run
+from finetune_reg.published_comparison import beside_published
 from finetune_reg.records import write_record
 from finetune_reg.results import (
     aggregate_table,
-    beside_published,
     by_recipe,
     collect,
     load_results,
