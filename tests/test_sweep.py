@@ -15,7 +15,16 @@ from finetune_reg.experiment import RunSettings, run
 from finetune_reg.notebook_parameters import TEMPLATE_PARAMETERS, settings_from
 from finetune_reg.records import read_records
 from finetune_reg.sweep import PLANS, TEMPLATE, NotebookRun, find_plan, read_plan, run_sweep
-from finetune_reg.sweep.cost import SECONDS_PER_NOTEBOOK, TASK_SIZES, count_operations, count_passes, estimate_costs
+from finetune_reg.sweep.cost import (
+    MODEL_SIZES,
+    OPERATIONS_PER_SECOND,
+    SECONDS_PER_NOTEBOOK,
+    SECONDS_PER_UPDATE_AND_PARAMETER,
+    TASK_SIZES,
+    count_operations,
+    count_passes,
+    estimate_costs,
+)
 from finetune_reg.sweep.plan import store_plan
 from finetune_reg.sweep.run_locks import lock_runs
 from finetune_reg.sweep.status import count_states, sweep_status
@@ -199,6 +208,17 @@ def test_the_search_of_weight_mixup_is_priced_as_it_is_counted(tiny_world, tmp_p
     )  # fmt: skip
     record = run(settings, tmp_path)
     assert count_passes(settings) == (record.forward_passes, record.backward_passes)
+
+
+def test_a_search_is_also_priced_for_moving_all_weights_before_each_pass(tmp_path):
+    searching = {"method": "attention_guided_weight_mixup", "method_hyperparameters": {"n_searches": 1}}
+    plans = [NotebookRun({"n_train": 300, "seeds": [0]} | chosen) for chosen in ({}, searching)]
+    plain, searched = estimate_costs(plans, tmp_path)
+    passes = (searched.passes - plain.passes) // 2
+    computing = (searched.operations - plain.operations) / OPERATIONS_PER_SECOND["float32"]
+    moving = passes * SECONDS_PER_UPDATE_AND_PARAMETER * MODEL_SIZES["pocket"].parameters
+    assert passes == 5 * 48
+    assert searched.seconds - plain.seconds == pytest.approx(computing + moving)
 
 
 @pytest.mark.parametrize("task", [task for task in TASKS.values() if task.embedded], ids=lambda task: task.name)

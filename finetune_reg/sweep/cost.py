@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from finetune_reg.experiment import RunSettings
+from finetune_reg.method import FineTuningMethod
 from finetune_reg.methods import build_method
 from finetune_reg.methods.attention_guided_weight_mixup import AttentionGuidedWeightMixup
 from finetune_reg.records import FINISHED, RunRecord, read_record
@@ -117,14 +118,8 @@ def estimate_costs(runs: Iterable[NotebookRun], output_dir: Path) -> list[Notebo
 
 def count_passes(settings: RunSettings) -> tuple[int, int]:
     """Return the forward and the backward passes that training with these settings declares, a search included."""
-    n_train, _ = _rows(settings)
-    method = build_method(settings.method, **settings.method_hyperparameters)
-    n_updates = _updates(settings)
-    searches = (0, 0)
-    for part in getattr(method, "members", [method]):
-        if isinstance(part, AttentionGuidedWeightMixup):
-            searches = part.search_passes(n_train, settings.batch_size)
-    forward, backward = method.passes_per_update
+    n_updates, searches = _updates(settings), _search_passes(settings)
+    forward, backward = _method(settings).passes_per_update
     return n_updates * forward + searches[0], n_updates * backward + searches[1]
 
 
@@ -140,7 +135,8 @@ def count_operations(settings: RunSettings) -> float:
 
 
 def _seconds(settings: RunSettings) -> float:
-    updating = SECONDS_PER_UPDATE_AND_PARAMETER * _updates(settings) * _model_size(settings).parameters
+    moves = _updates(settings) + _search_passes(settings)[0]  # before each pass of a search all weights are moved, too
+    updating = SECONDS_PER_UPDATE_AND_PARAMETER * moves * _model_size(settings).parameters
     return count_operations(settings) / OPERATIONS_PER_SECOND[settings.precision] + updating
 
 
@@ -172,6 +168,19 @@ def _is_known(model_name: str) -> bool:
 
 def _model_size(settings: RunSettings) -> ModelSize:
     return MODEL_SIZES.get(settings.model_name.rsplit("/", 1)[-1], _BASE)
+
+
+def _method(settings: RunSettings) -> FineTuningMethod:
+    return build_method(settings.method, **settings.method_hyperparameters)
+
+
+def _search_passes(settings: RunSettings) -> tuple[int, int]:
+    """Return the forward and backward passes before the first update."""
+    method = _method(settings)
+    for part in getattr(method, "members", [method]):
+        if isinstance(part, AttentionGuidedWeightMixup):
+            return part.search_passes(_rows(settings)[0], settings.batch_size)
+    return 0, 0
 
 
 def _updates(settings: RunSettings) -> int:
