@@ -9,13 +9,11 @@ from finetune_reg.results import load_results
 from finetune_reg.selection import rank_candidates
 from finetune_reg.sweep.plan import find_plan, read_plan
 
-TABLES = {
-    "glue300_minilm": ROOT / "data" / "results" / "glue300_minilm.parquet",
-    "glue300_minilm_selection": ROOT / "data" / "selection" / "glue300_minilm.parquet",
-}
+TABLES = {path.stem: path for path in (ROOT / "data" / "results").glob("*.parquet")}
+TABLES |= {f"{path.stem}_selection": path for path in (ROOT / "data" / "selection").glob("*.parquet")}
 
 
-@pytest.mark.parametrize("plan", TABLES)
+@pytest.mark.parametrize("plan", sorted(TABLES))
 def test_every_recorded_run_belongs_to_its_plan(plan):
     planned = {run_id for notebook in read_plan(find_plan(plan)) for run_id in notebook.run_ids}
     recorded = load_results(TABLES[plan]).run_id
