@@ -181,14 +181,15 @@ def differences_figure(summary: pd.DataFrame) -> Figure:
     return figure
 
 
-def show(figure: Figure, alt: str) -> None:
+def show(figure: Figure, alt: str, colours: int = 256) -> None:
     """Display a figure in a notebook with a text for those who cannot see it, and close it.
 
     JupyterLab shows the text of a picture only in HTML, and some formats, PDF for one, take no HTML: the output holds
-    both, the same PNG of at most 256 colours.
+    both, the same PNG.
 
     Args:
         alt: what the figure shows, in words.
+        colours: of the PNG, 1 to 256; lines and text need few, and a notebook of many figures stays small.
     """
     from IPython.display import display
     from PIL import Image
@@ -196,7 +197,9 @@ def show(figure: Figure, alt: str) -> None:
     drawn, reduced = BytesIO(), BytesIO()
     figure.savefig(drawn, dpi=figure.dpi, bbox_inches="tight")
     plt.close(figure)
-    few_colours = Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few_colours = (
+        Image.open(drawn).convert("RGB").quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    )
     few_colours.save(reduced, "png", optimize=True)
     picture = b64encode(reduced.getvalue()).decode()
     html = f'<img src="data:image/png;base64,{picture}" alt="{escape(alt)}">'

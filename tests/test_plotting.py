@@ -48,6 +48,16 @@ def test_show_keeps_the_colours_that_the_figure_was_drawn_in(displayed):
     assert len(png) < 0.7 * len(drawn.getvalue())
 
 
+def test_show_makes_a_smaller_picture_of_fewer_colours(displayed):
+    for colours in (256, 8):
+        figure, axes = plt.subplots(figsize=(3, 2))
+        axes.imshow(np.arange(400).reshape(20, 20), cmap="viridis")
+        show(figure, alt="Map", colours=colours)
+    many, few = (b64decode(data["image/png"]) for data, _ in displayed)
+    assert len(Image.open(BytesIO(few)).convert("RGB").getcolors()) <= 8
+    assert len(few) < len(many)
+
+
 def test_score_ranges_name_the_ends_of_every_method_by_task_and_leave_out_runs_without_a_score():
     table = pd.DataFrame(
         {
