@@ -21,7 +21,7 @@ HEADERS += ["p (Holm)"]
 SCORES_LEGEND = """n: finished seeds. Failed: seeds that diverged or do not beat the best constant prediction. Scores
 are of the last epoch on the development set, times 100. The standard deviation has ddof 1; the interval is the 95 % t
 interval of the mean. Minus vanilla: mean paired difference on equal seeds with its 95 % t interval. p: two-sided
-sign-flip permutation test; p (Holm): the same, corrected for all comparisons in this table."""
+sign-flip permutation test; p (Holm): the same, corrected for all comparisons with one baseline."""
 AGGREGATES_LEGEND = """Interquartile mean: mean of the middle half of all scores, times 100, with a 95 % t interval from
 the jackknife over seeds. Probability of improvement: that a run beats one of vanilla on a task drawn at random, with a
 95 % interval stratified by task; no interval where one side wins every pair. A diverged run counts as the best constant

@@ -172,7 +172,7 @@ def summary_table(table: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame
     Returns:
         One row per setting and method: the fields of `Summary` and, where the baseline has the same seeds, the
         paired difference with its interval, its p-value, and `paired_holm`, the p-value after Holm's correction over
-        all comparisons in the table.
+        the comparisons with one baseline, that is of one task at one setting.
     """
     rows = []
     for setting, group in pool_fresh_subsets(table).groupby(SETTING, dropna=False, sort=False):
@@ -190,7 +190,10 @@ def summary_table(table: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame
                 }
             rows.append(row)
     summary = pd.DataFrame(rows)
-    return summary.assign(paired_holm=holm(summary.paired_p_value)) if "paired_p_value" in summary else summary
+    if "paired_p_value" in summary:
+        of_one_baseline = summary.groupby(SETTING, dropna=False).paired_p_value
+        summary["paired_holm"] = of_one_baseline.transform(holm)
+    return summary
 
 
 def counted_scores(runs: pd.DataFrame) -> pd.Series:
