@@ -7,7 +7,7 @@ import pandas as pd
 from finetune_reg.errors import InputError
 from finetune_reg.experiment import SEEDS
 from finetune_reg.records import FINISHED
-from finetune_reg.results import RECIPE, counted_scores
+from finetune_reg.results import RECIPE, SETTING, counted_scores
 
 SPLIT_BY = ["task", "held_out_fold", "seed_subset", *SEEDS]
 CANDIDATE = ["method", "method_label", *(name for name in RECIPE if name not in ("held_out_fold", "seed_subset"))]
@@ -23,7 +23,8 @@ def rank_candidates(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per candidate, best first: the method, every setting in which candidates differ, the mean per task and
-        `mean`, in points; `runs` per task; and `chosen`, the best of each method.
+        `mean`, in points; `runs` per task; and `chosen`, the best of each method, where vanilla without dropout, a
+        control, is a method of its own.
 
     Raises:
         InputError: no finished run on held-out folds, or candidates that were not run on the same folds.
@@ -46,4 +47,27 @@ def rank_candidates(table: pd.DataFrame) -> pd.DataFrame:
     ranked = candidates.apply(lambda group: group.groupby("task").points.mean(), include_groups=False)
     ranked = ranked.assign(mean=ranked.mean(axis=1), runs=candidates.size() // runs.task.nunique())
     ranked = ranked.reset_index().sort_values("mean", ascending=False, kind="stable", ignore_index=True)
-    return ranked.assign(chosen=~ranked.method.duplicated())
+    methods = ranked.method.mask(ranked.method == "vanilla", ranked.method_label)
+    return ranked.assign(chosen=~methods.duplicated())
+
+
+def runs_as_chosen(table: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs of each method at the settings that are its best on held-out folds.
+
+    Args:
+        table: as from `results_table`; runs on held-out folds are left out.
+        held_out: as for `rank_candidates`.
+
+    Returns:
+        Rows of `table`, on the tasks of `held_out`. Every setting in which candidates differ reads "chosen", so that
+        `summary_table` compares methods each at its own.
+
+    Raises:
+        InputError: as `rank_candidates`.
+    """
+    ranked = rank_candidates(held_out)
+    settings = ["method_label", *(name for name in SETTING if name not in ("held_out_fold", "seed_subset"))]
+    differing = [name for name in RECIPE if name in ranked]
+    chosen = held_out.merge(ranked[ranked.chosen], on=["method_label", *differing])[settings].drop_duplicates()
+    runs = table[table.held_out_fold.isna()].merge(chosen, on=settings)
+    return runs.assign(**dict.fromkeys(differing, "chosen"))
