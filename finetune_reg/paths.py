@@ -10,6 +10,7 @@ ROOT = _CHECKOUT if (_CHECKOUT / "pyproject.toml").is_file() else _PACKAGE
 
 POCKET = ROOT / "data" / "pocket"
 RESULTS = ROOT / "data" / "results"
+SELECTION = ROOT / "data" / "selection"
 NOTEBOOKS = ROOT / "notebooks"
 
 

@@ -31,3 +31,15 @@ def test_epochs_and_learning_rates_are_those_chosen_on_held_out_folds():
         planned = {(s.learning_rate, s.epochs) for s in settings if s.task == task}
         epochs = chosen.epochs if "epochs" in chosen else runs.epochs.iloc[0]
         assert planned == {(chosen.learning_rate, epochs)}
+
+
+def test_tuned_methods_have_the_rate_and_strength_chosen_on_held_out_folds():
+    ranked = rank_candidates(load_results(TABLES["glue300_minilm_tuning_selection"]))
+    chosen = set(ranked[ranked.chosen][["method_label", "learning_rate"]].itertuples(index=False, name=None))
+    tuned = {(run.label, run.settings[0].learning_rate) for run in read_plan(find_plan("glue300_minilm_tuned"))}
+    assert tuned == {(label, rate) for label, rate in chosen if rate != 1e-4}
+    ordinary = read_plan(find_plan("glue300_minilm"))
+    at_the_shared_rate = {
+        (run.label, run.settings[0].learning_rate) for run in ordinary if run.settings[0].task == "sst2"
+    }
+    assert chosen - tuned <= at_the_shared_rate
