@@ -158,29 +158,6 @@ def improvement_figure(aggregates: pd.DataFrame) -> Figure:
     return figure
 
 
-def differences_figure(summary: pd.DataFrame) -> Figure:
-    """Draw each method's mean paired difference to the baseline with its 95 % interval, one panel per task.
-
-    Args:
-        summary: as from `summary_table`; rows without a difference are left out.
-    """
-    compared = summary[summary.paired_difference.notna()]
-    tasks = list(compared.task.unique())
-    heights = [(compared.task == task).sum() for task in tasks]
-    size = (8.5, 0.9 * len(tasks) + 0.24 * sum(heights))
-    figure, panels = plt.subplots(len(tasks), 1, figsize=size, height_ratios=heights, squeeze=False)
-    for task, axes in zip(tasks, panels[:, 0], strict=True):
-        rows = compared[compared.task == task].sort_values("paired_difference", ascending=False)
-        low, high = 100 * rows.paired_low, 100 * rows.paired_high
-        axes.hlines(range(len(rows)), low, high, color=PALETTE[0], linewidth=2.5)
-        axes.plot(100 * rows.paired_difference, range(len(rows)), "o", color=PALETTE[0])
-        axes.axvline(0, color="0.35", linestyle="--", linewidth=1)
-        axes.set_yticks(range(len(rows)), rows.method, fontsize="small")
-        axes.set(title=f"{task}, minus the baseline", ylim=(len(rows) - 0.5, -0.5), xlabel="points")
-        axes.grid(axis="y", visible=False)
-    return figure
-
-
 def show(figure: Figure, alt: str, colours: int = 256) -> None:
     """Display a figure in a notebook with a text for those who cannot see it, and close it.
 

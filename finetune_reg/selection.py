@@ -7,7 +7,7 @@ import pandas as pd
 from finetune_reg.errors import InputError
 from finetune_reg.experiment import SEEDS
 from finetune_reg.records import FINISHED
-from finetune_reg.results import RECIPE, SETTING, counted_scores
+from finetune_reg.results import RECIPE, counted_scores
 
 SPLIT_BY = ["task", "held_out_fold", "seed_subset", *SEEDS]
 CANDIDATE = ["method", "method_label", *(name for name in RECIPE if name not in ("held_out_fold", "seed_subset"))]
@@ -66,8 +66,8 @@ def runs_as_chosen(table: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
         InputError: as `rank_candidates`.
     """
     ranked = rank_candidates(held_out)
-    settings = ["method_label", *(name for name in SETTING if name not in ("held_out_fold", "seed_subset"))]
-    differing = [name for name in RECIPE if name in ranked]
-    chosen = held_out.merge(ranked[ranked.chosen], on=["method_label", *differing])[settings].drop_duplicates()
+    settings = ["task", *CANDIDATE]
+    own = [name for name in CANDIDATE if name in ranked]
+    chosen = held_out.merge(ranked[ranked.chosen], on=own)[settings].drop_duplicates()
     runs = table[table.held_out_fold.isna()].merge(chosen, on=settings)
-    return runs.assign(**dict.fromkeys(differing, "chosen"))
+    return runs.assign(**dict.fromkeys(set(own) & set(RECIPE), "chosen"))

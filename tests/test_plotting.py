@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from finetune_reg.plotting import differences_figure, score_ranges, show
+from finetune_reg.plotting import score_ranges, show
 
 
 @pytest.fixture
@@ -71,18 +71,3 @@ def test_score_ranges_name_the_ends_of_every_method_by_task_and_leave_out_runs_w
         "rte: Vanilla() 0.50 to 0.75, Mixout(0.7) 0.62 to 0.62; best constant answer 0.53. "
         "stsb: no score; best constant answer 0.00."
     )
-
-
-def test_differences_are_drawn_in_points_by_task_largest_first():
-    nothing = {"paired_difference": None, "paired_low": None, "paired_high": None}
-    rows = [
-        {"task": "rte", "method": "Vanilla()", **nothing},
-        {"task": "rte", "method": "A()", "paired_difference": -0.02, "paired_low": -0.03, "paired_high": -0.01},
-        {"task": "rte", "method": "B()", "paired_difference": 0.01, "paired_low": 0.0, "paired_high": 0.02},
-        {"task": "cola", "method": "A()", "paired_difference": 0.03, "paired_low": 0.01, "paired_high": 0.05},
-    ]
-    first, second = differences_figure(pd.DataFrame(rows)).axes
-    assert [label.get_text() for label in first.get_yticklabels()] == ["B()", "A()"]
-    assert first.lines[0].get_xdata().tolist() == pytest.approx([1.0, -2.0])
-    assert [segment[:, 0].tolist() for segment in second.collections[0].get_segments()] == [pytest.approx([1.0, 5.0])]
-    assert (first.get_title(), second.get_title()) == ("rte, minus the baseline", "cola, minus the baseline")
