@@ -254,9 +254,10 @@ def _page_figure(figure: Figure, path: Path, alt: str, caption: str) -> PageFigu
 def _header(table: pd.DataFrame) -> list[tuple[str, str]]:
     facts = environment_facts(table)
     statuses = ", ".join(f"{count} {status}" for status, count in table.status.value_counts().items())
+    tasks = ", ".join(sorted(set(table.task)))
     finished = sorted(table.finished_at.dropna())
     return [
-        ("Runs", f"{len(table)} ({statuses}); {table.method_label.nunique()} methods, {table.task.nunique()} tasks"),
+        ("Runs", f"{len(table)} ({statuses}) of {table.method_label.nunique()} methods on {tasks}"),
         ("Finished", f"{finished[0]} to {finished[-1]}" if finished else "unknown"),
         ("Time", f"{table.wall_seconds.sum() / 60:.1f} minutes of training and evaluation"),
         ("Hardware", f"{facts['device']}, {facts['platform']}, torch threads {facts['threads']}"),
