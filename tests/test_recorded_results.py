@@ -33,13 +33,14 @@ def test_epochs_and_learning_rates_are_those_chosen_on_held_out_folds():
         assert planned == {(chosen.learning_rate, epochs)}
 
 
-def test_tuned_methods_have_the_rate_and_strength_chosen_on_held_out_folds():
-    ranked = rank_candidates(load_results(TABLES["glue300_minilm_tuning_selection"]))
+@pytest.mark.parametrize(("task", "stem"), [("sst2", "glue300_minilm"), ("stsb", "glue300_minilm_stsb")])
+def test_tuned_methods_have_the_rate_and_strength_chosen_on_held_out_folds(task, stem):
+    ranked = rank_candidates(load_results(TABLES[f"{stem}_tuning_selection"]))
     chosen = set(ranked[ranked.chosen][["method_label", "learning_rate"]].itertuples(index=False, name=None))
-    tuned = {(run.label, run.settings[0].learning_rate) for run in read_plan(find_plan("glue300_minilm_tuned"))}
+    tuned = {(run.label, run.settings[0].learning_rate) for run in read_plan(find_plan(f"{stem}_tuned"))}
     assert tuned == {(label, rate) for label, rate in chosen if rate != 1e-4}
     ordinary = read_plan(find_plan("glue300_minilm"))
     at_the_shared_rate = {
-        (run.label, run.settings[0].learning_rate) for run in ordinary if run.settings[0].task == "sst2"
+        (run.label, run.settings[0].learning_rate) for run in ordinary if run.settings[0].task == task
     }
     assert chosen - tuned <= at_the_shared_rate
