@@ -1,7 +1,7 @@
 """How much faster K seeds of one setting fine-tune side by side on one device than one after the other.
 
     python benchmarks/seeds_side_by_side.py [--seeds 8] [--size base] [--batch-size 16] [--length 64] [--updates 20]
-                                            [--rounds 3] [--device auto] [--precision bfloat16]
+                                            [--rounds 3] [--device auto] [--precision float32]
 
 Model: a BERT of the size of BERT-base (`base`), MiniLM (`small`) or a toy (`tiny`) with random weights, random tokens
 in padded batches, and vanilla fine-tuning. Weights, tokens and dropout are of each seed. The ways:
@@ -29,9 +29,10 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from multiprocessing.synchronize import Barrier
 
 import torch
 from rich.console import Console
@@ -125,25 +126,26 @@ def threads(setting: Setting) -> tuple[float, Losses]:
 
 def processes(setting: Setting) -> tuple[float, Losses]:
     context = multiprocessing.get_context("spawn")
-    ready, results = context.Barrier(setting.seeds + 1), context.Queue()
-    workers = [context.Process(target=_worker, args=(setting, s, ready, results)) for s in range(setting.seeds)]
-    for worker in workers:
-        worker.start()
-    ready.wait()
-    seconds, losses = timed(setting, lambda: [of_seed for _, of_seed in sorted(results.get() for _ in workers)])
-    for worker in workers:
-        worker.join()
-    return seconds, losses
+    ready = context.Barrier(setting.seeds + 1, timeout=120)
+    with ProcessPoolExecutor(setting.seeds, context, _start_worker, (ready,)) as pool:
+        runs = [pool.submit(_train_in_worker, setting, seed) for seed in range(setting.seeds)]
+        ready.wait()
+        return timed(setting, lambda: [run.result() for run in runs])
 
 
-def _worker(setting: Setting, seed: int, ready, results) -> None:
+def _start_worker(ready: Barrier) -> None:
+    _train_in_worker.ready = ready  # a barrier can only be inherited
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+
+
+def _train_in_worker(setting: Setting, seed: int) -> list[float]:
     first = replace(setting, updates=2)
     first.train(seed, *first.prepare(seed))
     prepared = setting.prepare(seed)
     setting.synchronize()
-    ready.wait()
-    results.put((seed, setting.train(seed, *prepared)))
+    _train_in_worker.ready.wait()
+    return setting.train(seed, *prepared)
 
 
 def stacked(setting: Setting) -> tuple[float, Losses]:
