@@ -31,6 +31,7 @@ import pandas as pd
 
 from finetune_reg.comparable_runs import (
     MethodSpec,
+    both_fail,
     check_changes,
     check_settings,
     finished_runs,
@@ -241,6 +242,8 @@ def _verdict(claim: Claim, runs: pd.DataFrame, effect: Difference | None, p_valu
         f"{outcome.capitalize()}: the {what} is {_words(size, sign='')} points {direction} than that of {against} "
         f"({numbers}), where {claim.minimal_effect:g} {claim.direction} would count; {reason}."
     )
+    if failing := [task for task in claim.tasks if both_fail(runs, task, claim.method, claim.against, claim.settings)]:
+        sentence += f" No run of either beats the best constant answer on {', '.join(failing)}."
     return Verdict(claim, outcome, sentence, effect, p_value, by_task, beyond, control_effect)
 
 

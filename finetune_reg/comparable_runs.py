@@ -169,6 +169,13 @@ def runs_beside(
     return chosen
 
 
+def both_fail(
+    runs: pd.DataFrame, task: str, leading: MethodSpec, method: MethodSpec, settings: Mapping[str, Any]
+) -> bool:
+    """Return whether no run of two methods on a task beats the best constant prediction; see `runs_beside`."""
+    return all(runs_beside(runs, task, leading, spec, settings, {}).failed.all() for spec in (leading, method))
+
+
 def _changed(value: Any, change: Any) -> Any:
     return value * change["times"] if isinstance(change, dict) else change
 

@@ -94,6 +94,18 @@ def test_an_effect_against_the_claim_is_told_in_its_own_direction():
     assert "where 2 higher would count; the whole interval falls short of that." in verdict.sentence
 
 
+@pytest.mark.parametrize("mixout_fails", [True, False])
+def test_a_task_that_neither_method_learns_is_named(mixout_fails):
+    records = [runs(method, spread(0.5), ["rte"]) for method in (MIXOUT, VANILLA)]
+    records += [
+        runs(MIXOUT, np.zeros(12), ["cola"], failed=mixout_fails),
+        runs(VANILLA, np.zeros(12), ["cola"], failed=True),
+    ]
+    verdict = judge(WITHOUT_CONTROL, table(*records))
+    assert verdict.outcome == "not reproduced"
+    assert ("No run of either beats the best constant answer on cola." in verdict.sentence) == mixout_fails
+
+
 def test_a_claim_is_undecided_when_the_interval_has_values_on_both_sides():
     verdict = judge(WITHOUT_CONTROL, table(runs(MIXOUT, spread(2, width=4)), runs(VANILLA, np.zeros(12))))
     assert verdict.outcome == "undecided"
