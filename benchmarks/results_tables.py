@@ -88,7 +88,7 @@ def at_one_rate() -> str:
     """Differences to vanilla at the epochs and the learning rate that were chosen for vanilla."""
     found = by_task(summary_table(results()))
     most = max(map(len, found.values()))
-    order = in_order([rows for rows in found.values() if len(rows) > 0.75 * most])
+    order = in_order([rows for rows in found.values() if len(rows) > 0.5 * most])
     columns = [column(found[task], order) for task in TASKS]
     head = ["minus vanilla", *(heading(task, found[task]) for task in TASKS)]
     return markdown(head, zip(named(order), *columns, strict=True))
