@@ -119,6 +119,13 @@ def test_outputs_are_fresh_and_clean(path):
             assert "it/s" not in text
 
 
+@every_lesson
+def test_tables_of_recorded_runs_are_compared_with_the_stored_ones(path):
+    cells = code_cells(path)
+    if any("RESULTS" in cell.source or "data/results" in cell.source for cell in cells):
+        assert any("nbval-check-output" in cell.metadata.get("tags", []) for cell in cells)
+
+
 @every_notebook
 def test_cells_have_meaningful_ids_and_at_most_25_lines(path):
     for cell in read(path).cells:
