@@ -14,10 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from finetune_reg.methods import METHODS
 from finetune_reg.paths import RESULTS, SELECTION
 from finetune_reg.plotting import METRIC_LABELS
-from finetune_reg.results import BASELINE, load_results, summary_table
+from finetune_reg.results import BASELINE, load_results, short_method_label, summary_table
 from finetune_reg.selection import rank_candidates, runs_as_chosen
 
 STEM = "glue300_minilm"
@@ -30,17 +29,8 @@ def results(plan: str = "") -> pd.DataFrame:
 
 
 def relabelled(table: pd.DataFrame) -> pd.DataFrame:
-    return table.assign(method_label=list(map(constructor, table.method, table.method_hyperparameters)))
-
-
-def constructor(name: str, hyperparameters: str) -> str:
-    """Write a method as one would construct it: what differs from the defaults, or the released preset."""
-    method, given = METHODS[name], json.loads(hyperparameters)
-    if name == "smart" and given == method.official().hyperparameters:
-        return f"{method.__name__}.official()"
-    differing = {key: value for key, value in given.items() if value != method().hyperparameters[key]}
-    shown = [f"{key}={'...' if isinstance(value, dict) else value}" for key, value in differing.items()]
-    return f"{method.__name__}({', '.join(shown)})"
+    hyperparameters = table.method_hyperparameters.map(json.loads)
+    return table.assign(method_label=list(map(short_method_label, table.method, hyperparameters)))
 
 
 def by_task(summary: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -112,10 +112,7 @@ def method_label(name: str, hyperparameters: dict[str, Any]) -> str:
     A mapping is written as its size and four hex digits of its SHA-256.
     """
     if name == "combination":
-        members = (
-            method_label(m["method"], {k: v for k, v in m.items() if k != "method"}) for m in hyperparameters["members"]
-        )
-        return " + ".join(members)
+        return " + ".join(method_label(*member) for member in _members(hyperparameters))
     defaults = METHODS[name]().hyperparameters
     shown = [
         f"{key}={_shortened(value)}"
@@ -123,6 +120,27 @@ def method_label(name: str, hyperparameters: dict[str, Any]) -> str:
         if value != defaults[key] or (i == 0 and value is not None)
     ]
     return f"{METHODS[name].__name__}({', '.join(shown)})"
+
+
+def short_method_label(name: str, hyperparameters: dict[str, Any]) -> str:
+    """Write a method as `method_label` does, without what has its default; a mapping is `...`.
+
+    The preset `official()` is written as such.
+    """
+    if name == "combination":
+        return " + ".join(short_method_label(*member) for member in _members(hyperparameters))
+    method = METHODS[name]
+    if hasattr(method, "official") and hyperparameters == method.official().hyperparameters:
+        return f"{method.__name__}.official()"
+    defaults = method().hyperparameters
+    differing = {key: value for key, value in hyperparameters.items() if value != defaults[key]}
+    shown = [f"{key}={'...' if isinstance(value, dict) else value}" for key, value in differing.items()]
+    return f"{method.__name__}({', '.join(shown)})"
+
+
+def _members(hyperparameters: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for member in hyperparameters["members"]:
+        yield member["method"], {key: value for key, value in member.items() if key != "method"}
 
 
 def _shortened(value: Any) -> str:

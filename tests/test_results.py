@@ -11,6 +11,7 @@ from recorded_runs import recorded_run
 
 from finetune_reg.errors import InputError
 from finetune_reg.experiment import RunSettings, run
+from finetune_reg.methods import METHODS
 from finetune_reg.published_comparison import beside_published
 from finetune_reg.records import write_record
 from finetune_reg.results import (
@@ -22,6 +23,7 @@ from finetune_reg.results import (
     restore,
     results_table,
     score_matrix,
+    short_method_label,
     summary_table,
 )
 
@@ -156,6 +158,17 @@ def test_labels_say_what_differs_from_the_default():
     members = [{"method": "mixout", "mix_probability": 0.7}, {"method": "l2_sp", "pretrained_strength": 0.1}]
     expected = "Mixout(mix_probability=0.7) + L2SP(pretrained_strength=0.1)"
     assert method_label("combination", {"members": members}) == expected
+
+
+def test_short_labels_leave_out_defaults_and_name_the_released_preset():
+    smart = METHODS["smart"]
+    assert short_method_label("smart", smart().hyperparameters) == "SMART()"
+    assert short_method_label("smart", smart.official().hyperparameters) == "SMART.official()"
+    assert short_method_label("vanilla", {"dropout": 0.0}) == "Vanilla(dropout=0.0)"
+    guided = METHODS["guided_dropout"](scores={"embeddings": 1.0}).hyperparameters
+    assert short_method_label("guided_dropout", guided) == "GuidedDropout(scores=...)"
+    members = [{"method": "mixout", "mix_probability": 0.9}, {"method": "l2_sp", "pretrained_strength": 0.1}]
+    assert short_method_label("combination", {"members": members}) == "Mixout(mix_probability=0.9) + L2SP()"
 
 
 def test_a_folder_without_records_is_refused(tmp_path):
