@@ -70,6 +70,10 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in line)}|" for line in lines)
 
 
+def rate_text(learning_rate: float) -> str:
+    return f"{learning_rate:.0e}".replace("e-0", "e-")
+
+
 def named(methods: Iterable[str]) -> list[str]:
     return [f"`{method}`" for method in methods]
 
@@ -97,7 +101,7 @@ def at_own_rates() -> str:
     order = in_order([found["sst2"]])
     for task, rows in found.items():
         head += [f"{task}: rate", heading(task, rows)]
-        columns.append([f"{chosen[task][m]:.0e}".replace("e-0", "e-") if m in rows.index else "" for m in order])
+        columns.append([rate_text(chosen[task][m]) if m in rows.index else "" for m in order])
         columns.append(column(rows, order))
     return markdown(head, zip(named(order), *columns, strict=True))
 
@@ -123,7 +127,7 @@ def failed_runs() -> str:
             at_rate = of_arm[of_arm.learning_rate == rate]
             cells.append(f"{at_rate.below_majority.sum()} of {len(at_rate)} ({100 * at_rate.score.mean():.1f})")
         rows.append([f"`{method}`", "yes" if corrected else "no", *cells])
-    head = ["failed runs (mean score)", "bias correction", *(f"{rate:.0e}".replace("e-0", "e-") for rate in rates)]
+    head = ["failed runs (mean score)", "bias correction", *map(rate_text, rates)]
     return markdown(head, rows)
 
 
