@@ -27,7 +27,7 @@ import pandas as pd
 
 from finetune_reg.errors import InputError
 from finetune_reg.exercises import CHECK_LOG, topics
-from finetune_reg.notebook_execution import KERNEL_ARGUMENTS
+from finetune_reg.notebook_execution import private_kernel_sockets
 
 START_SECONDS = 120
 
@@ -92,7 +92,11 @@ def _run(submission: Path, executed: Path, time_limit: float) -> tuple[dict[str,
     logging.getLogger("papermill").addHandler(logging.NullHandler())
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     error, deadline = "", monotonic() + 60 * time_limit
-    with tempfile.TemporaryDirectory() as scratch, _environment(CHECK_LOG, log := Path(scratch, "checks.jsonl")):
+    with (
+        private_kernel_sockets() as sockets,
+        tempfile.TemporaryDirectory() as scratch,
+        _environment(CHECK_LOG, log := Path(scratch, "checks.jsonl")),
+    ):
         try:
             papermill.execute_notebook(
                 submission,
@@ -105,7 +109,7 @@ def _run(submission: Path, executed: Path, time_limit: float) -> tuple[dict[str,
                 start_timeout=START_SECONDS,
                 timeout_func=lambda cell: max(deadline - monotonic(), 0.1),
                 shutdown_kernel="immediate",
-                extra_arguments=KERNEL_ARGUMENTS,
+                config=sockets,
             )
         except papermill.PapermillExecutionError as failure:
             error = f"{failure.ename}: {failure.evalue}"

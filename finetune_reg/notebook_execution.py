@@ -10,16 +10,18 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import nbformat
 from nbclient import NotebookClient
+from traitlets.config import Config
 
 from finetune_reg.paths import NOTEBOOKS
 
-# ipykernel warns at every start that local kernels talk over TCP, which is Jupyter's own default.
-KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=ERROR"]
 # Far more than any cell takes on a free machine; a loaded one is slower.
 CELL_SECONDS = 1800
 
@@ -37,6 +39,18 @@ def course_notebooks() -> list[Path]:
     return sorted([*NOTEBOOKS.glob("*.ipynb"), *(NOTEBOOKS / "solutions").glob("*.ipynb")], key=lambda path: path.name)
 
 
+@contextmanager
+def private_kernel_sockets() -> Iterator[Config]:
+    """Yield the configuration of one kernel that is reached over Unix sockets; on Windows, Jupyter's default, TCP.
+
+    Over TCP a kernel dies at its start when another process takes a port between its choice and its use: two of 200
+    did with four starting at a time.
+    """
+    with TemporaryDirectory(prefix="kernel-") as folder:
+        sockets = {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}
+        yield Config(KernelManager=sockets) if os.name == "posix" else Config()
+
+
 def execute(path: Path) -> None:
     """Execute a notebook in a fresh kernel and store outputs without machine-dependent metadata.
 
@@ -45,14 +59,15 @@ def execute(path: Path) -> None:
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # models are small: more threads would wait for each other
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(
-        notebook,
-        timeout=CELL_SECONDS,
-        kernel_name="python3",
-        resources={"metadata": {"path": path.parent}},
-        extra_arguments=KERNEL_ARGUMENTS,
-    )
-    client.execute()
+    with private_kernel_sockets() as sockets:
+        client = NotebookClient(
+            notebook,
+            timeout=CELL_SECONDS,
+            kernel_name="python3",
+            resources={"metadata": {"path": path.parent}},
+            config=sockets,
+        )
+        client.execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         cell.metadata.pop("papermill", None)

@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Any
 
 from finetune_reg.errors import InputError
-from finetune_reg.notebook_execution import KERNEL_ARGUMENTS
+from finetune_reg.notebook_execution import private_kernel_sockets
 from finetune_reg.paths import NOTEBOOKS
 from finetune_reg.records import FINISHED, RunRecord, Status, read_record, record_path, write_record
 from finetune_reg.sweep.run_locks import lock_runs
@@ -144,17 +144,18 @@ def _run_papermill(
     notebook.parent.mkdir(parents=True, exist_ok=True)
     deadline = monotonic() + 60 * time_limit if time_limit is not None else None
     try:
-        papermill.execute_notebook(
-            TEMPLATE,
-            notebook,
-            parameters=job.parameters | {"seeds": [run.seed for run in remaining], "output_dir": str(output_dir)},
-            kernel_name="python3",
-            progress_bar=False,
-            start_timeout=KERNEL_START_SECONDS,
-            timeout_func=None if deadline is None else lambda cell: max(deadline - monotonic(), 0.1),
-            shutdown_kernel="immediate",
-            extra_arguments=KERNEL_ARGUMENTS,
-        )
+        with private_kernel_sockets() as sockets:
+            papermill.execute_notebook(
+                TEMPLATE,
+                notebook,
+                parameters=job.parameters | {"seeds": [run.seed for run in remaining], "output_dir": str(output_dir)},
+                kernel_name="python3",
+                progress_bar=False,
+                start_timeout=KERNEL_START_SECONDS,
+                timeout_func=None if deadline is None else lambda cell: max(deadline - monotonic(), 0.1),
+                shutdown_kernel="immediate",
+                config=sockets,
+            )
     except papermill.PapermillExecutionError as error:
         if error.ename == "InputError" and error.evalue.startswith("Cannot write"):
             raise InputError(error.evalue) from error
