@@ -91,9 +91,11 @@ def test_a_dead_kernel_is_noticed_within_seconds_and_its_run_recorded_as_killed(
 def test_the_five_channels_of_a_kernel_are_sockets_that_no_other_process_can_take(tiny_world, tmp_path):
     plan = write_plan(tmp_path / "plan.yaml", tiny_world, {"task": ["rte"]}, **FOREVER)
     process = start_sweep("run", plan, "--output-dir", tmp_path / "out", log=tmp_path / "log")
-    (kernel,) = wait_for(lambda: kernels_of(process))
-    wait_for(lambda: len({s.laddr for s in kernel.net_connections("unix") if "/kernel-ipc-" in s.laddr}) == 5)
-    process.kill()
+    try:
+        (kernel,) = wait_for(lambda: kernels_of(process))
+        wait_for(lambda: len({s.laddr for s in kernel.net_connections("unix") if "/kernel-ipc-" in s.laddr}) == 5)
+    finally:
+        process.kill()
 
 
 @pytest.mark.parametrize("victim", ["worker", "sweep"])
