@@ -79,7 +79,7 @@ class MethodTrainer(Trainer):
         n_updates = math.ceil(arguments.num_train_epochs * updates_per_epoch)
         return TrainingContext(
             train_dataset=self.train_dataset,
-            collate=self.data_collator,
+            collate=self._get_collator_with_removed_columns(self.data_collator),
             batch_size=arguments.train_batch_size * arguments.gradient_accumulation_steps,
             learning_rate=arguments.learning_rate,
             weight_decay=arguments.weight_decay,
@@ -109,6 +109,15 @@ def refusals(trainer: MethodTrainer) -> list[tuple[bool, str]]:
             arguments.label_smoothing_factor > 0,
             "smooth labels, which takes them from the model whose loss methods read: set label_smoothing_factor=0.",
         ),
+        (
+            arguments.optim not in ("adamw_torch", "adamw_torch_fused") or bool(arguments.optim_args),
+            "use another optimizer, because the method builds it: leave optim and optim_args at their defaults.",
+        ),
+        (
+            trainer.compute_loss_func is not None,
+            "use compute_loss_func, which takes the labels from the batch that methods read: leave it out.",
+        ),
+        (arguments.torch_compile, "compile a model whose parameters methods find by name: set torch_compile=False."),
         (arguments.auto_find_batch_size, "restart with smaller batches after set-up: fix the batch size."),
         (
             bool(arguments.deepspeed or arguments.fsdp),

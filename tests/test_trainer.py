@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from datasets import Dataset
 from tiny_encoders import collate, tiny_encoder, without_dropout
 from training_hosts import largest_difference, method_trainer, train_in_loop, weights
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from finetune_reg.errors import InputError
 from finetune_reg.method import FineTuningMethod
-from finetune_reg.methods import Mixout, Vanilla
+from finetune_reg.methods import AttentionGuidedWeightMixup, ChildTuningD, Mixout, Vanilla
 from finetune_reg.trainer import MethodTrainer
 
 
@@ -92,6 +93,17 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(architecture, data
     assert norms[1] == pytest.approx(norms[0], rel=1e-4)
 
 
+@pytest.mark.parametrize("method", [ChildTuningD(0.3), AttentionGuidedWeightMixup(search_epochs=1.0)])
+def test_columns_that_the_model_does_not_take_are_left_out_in_setup_too(method, dataset, tmp_path):
+    found = []
+    for extra in ({}, {"sentence": "a text", "idx": 7}):
+        rows = Dataset.from_list([{name: column.tolist() for name, column in row.items()} | extra for row in dataset])
+        trainer = method_trainer(tiny_encoder("bert"), method, rows.with_format("torch"), tmp_path)
+        trainer.train()
+        found.append(weights(trainer.model))
+    assert largest_difference(*found) == 0.0
+
+
 def test_evaluation_adds_no_extra_loss(dataset, tmp_path):
     recorder = Recorder()
     trainer = method_trainer(tiny_encoder("bert"), recorder, dataset, tmp_path)
@@ -113,6 +125,9 @@ def test_vanilla_equals_the_plain_trainer(architecture, dataset, tmp_path):
         ({"fp16": True}, "bf16"),
         ({"auto_find_batch_size": True}, "fix the batch size"),
         ({"label_smoothing_factor": 0.1}, "set label_smoothing_factor=0"),
+        ({"optim": "adafactor"}, "leave optim and optim_args at their defaults"),
+        ({"optim_args": "eps=1e-3"}, "leave optim and optim_args at their defaults"),
+        ({"torch_compile": True}, "set torch_compile=False"),
     ],
 )
 def test_arguments_that_a_method_cannot_serve_are_refused(dataset, tmp_path, arguments, sentence):
@@ -126,6 +141,10 @@ def test_other_refusals_are_one_sentence_each(dataset, tmp_path):
         MethodTrainer(model=tiny_encoder("bert"), args=arguments, method="mixout")
     with pytest.raises(InputError, match="pass model"):
         MethodTrainer(model_init=lambda: tiny_encoder("bert"), args=arguments, method=Vanilla())
+    with pytest.raises(InputError, match="compute_loss_func"):
+        MethodTrainer(
+            model=tiny_encoder("bert"), args=arguments, method=Vanilla(), compute_loss_func=lambda *outputs: 0.0
+        )
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
     with pytest.raises(InputError, match="the method builds it"):
         MethodTrainer(model=tiny_encoder("bert"), args=arguments, method=Vanilla(), optimizers=(optimizer, None))
