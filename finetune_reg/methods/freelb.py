@@ -11,18 +11,19 @@ over all of one example,
 
 `K` is `n_passes`, `alpha` is `step_size`, `epsilon` is `max_norm`, `m` is `initial_magnitude`, in the paper the same as
 `epsilon`. All passes share one dropout mask, which the paper finds worth a point or more. Padding is never moved. The
-defaults are the paper's for RTE and RoBERTa-large (Table 6).
+defaults are the paper's for RTE and RoBERTa-large (Table 6), its number of steps read as `K`.
 
 **Where it acts.** A hook set by `setup` adds `delta_0` to the word embeddings of the main pass; `extra_loss` turns its
 loss into the first of `K` terms and adds the others. The loop differentiates only the sum, so each ascent takes a
 gradient with respect to `delta` alone: `K - 1` backward passes, through activations only, that the released loop does
 not need. In a combination the further passes of other methods see unmoved embeddings.
 
-**Differences from the released code** (`run_glue_freelb.py` of zhuchen03/FreeLB). (1) Shared dropout masks exist in its
-patched ALBERT only; elsewhere each pass draws its own (`dropout="independent"`). (2) Its ALBERT scripts, but
-for QQP, do not project (`max_norm=None`), and they choose `m` apart from `epsilon`. `official()` has both, with the
-script's values for RTE. (3) Its projection turns a perturbation of exactly zero into NaN, here that stays zero. Its
-fairseq version counts ascents: `m` there is `n_passes = m + 1`.
+**Differences from the released code** (`run_glue_freelb.py` of zhuchen03/FreeLB). (1) It shares masks through models
+that were patched for it: RoBERTa in fairseq, and ALBERT, where the dropouts of the embeddings and behind attention draw
+anew all the same. Here all masks of any model are shared. (2) Some of its ALBERT scripts, that for RTE among them, do
+not project (`max_norm=None`), and all choose `m` apart from `epsilon`; `official()` has the values for RTE. (3) Its
+projection turns a perturbation of exactly zero into NaN, here that stays zero. Its fairseq version counts ascents: `m`
+there is `n_passes = m + 1`.
 
 **Reference.** Zhu, Cheng, Gan, Sun, Goldstein, Liu. FreeLB: Enhanced Adversarial Training for Natural Language
 Understanding. ICLR 2020, arXiv:1909.11764.
@@ -113,8 +114,8 @@ class FreeLB(FineTuningMethod):
     def official(
         cls, n_passes: int = 3, step_size: float = 0.1, max_norm: float | None = None, initial_magnitude: float = 0.0
     ) -> FreeLB:
-        """Return the released loop with its own dropout in each pass; the defaults are its ALBERT script's for RTE."""
-        return cls(n_passes, step_size, max_norm, initial_magnitude, dropout="independent")
+        """Return the method with the values of the released ALBERT script for RTE: no projection, no random start."""
+        return cls(n_passes, step_size, max_norm, initial_magnitude)
 
     @property
     def passes_per_update(self) -> tuple[int, int]:

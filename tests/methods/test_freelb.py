@@ -165,7 +165,7 @@ def test_padding_stays_put_in_a_model_that_reads_it(batch, dataset, monkeypatch)
 
 
 @pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
-def test_all_passes_share_their_masks_and_officially_do_not(name, batch, dataset):
+def test_all_passes_share_their_masks_unless_they_are_independent(name, batch, dataset):
     extra = {}
     for dropout in ("shared", "independent"):
         model = tiny_encoder(name).train()
@@ -254,7 +254,7 @@ def test_under_bfloat16_autocast_the_perturbation_stays_float32(batch, dataset):
 def test_official_preset_is_the_rte_script():
     method = FreeLB.official()
     assert (method.n_passes, method.step_size, method.max_norm, method.initial_magnitude) == (3, 0.1, None, 0.0)
-    assert method.dropout == "independent"
+    assert method.dropout == "shared"
 
 
 def test_what_it_cannot_use_is_refused(dataset):
