@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 from transformers import get_linear_schedule_with_warmup
 
 from finetune_reg.bias_correction import skip_bias_correction
-from finetune_reg.errors import TrainingDivergedError
+from finetune_reg.errors import InputError, TrainingDivergedError
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 Batch = dict[str, torch.Tensor]
@@ -49,6 +49,7 @@ def train(
 
     Args:
         loader: micro-batches of one epoch; iterated anew for each epoch.
+        max_grad_norm: global norm to which gradients are clipped, above 0.
         accumulation_steps: micro-batches per update.
         precision: of forward passes and losses, the method's extra loss included. Under `"bfloat16"` PyTorch's
             autocast chooses operation by operation; weights, gradients and the optimizer's state stay in float32,
@@ -59,8 +60,11 @@ def train(
         The training loss of each update, extra loss included.
 
     Raises:
+        InputError: an epoch without batches, or a value out of range.
         TrainingDivergedError: a loss is not finite. The method is finalized all the same, as after any other error.
     """
+    if not max_grad_norm > 0:
+        raise InputError(f"max_grad_norm must be above 0, not {max_grad_norm}: float('inf') clips nothing.")
     losses: list[float] = []
     try:
         method.setup(model, context)
@@ -73,6 +77,7 @@ def train(
         epoch = 0
         while len(losses) < context.n_updates:
             model.train()
+            before = len(losses)
             for micro_batches in _grouped(loader, accumulation_steps):
                 update_loss = 0.0
                 for batch in micro_batches:
@@ -93,6 +98,8 @@ def train(
                 losses.append(update_loss)
                 if len(losses) == context.n_updates:
                     break
+            if len(losses) == before:
+                raise InputError("The loader gave no batch in this epoch: pass a DataLoader of data that is not empty.")
             epoch += 1
             if after_epoch is not None:
                 after_epoch(epoch, losses)

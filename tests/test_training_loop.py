@@ -9,9 +9,10 @@ from tiny_encoders import batches, tiny_encoder
 from training_hosts import context, largest_difference, method_trainer, train_in_loop, weights
 
 from finetune_reg.environment import describe_environment
+from finetune_reg.errors import InputError
 from finetune_reg.methods import Vanilla
 from finetune_reg.pass_counting import PassCounter
-from finetune_reg.training_loop import TrainingDivergedError, predict
+from finetune_reg.training_loop import TrainingDivergedError, predict, train
 
 
 class SecondPass(Vanilla):
@@ -42,6 +43,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(dataset):
     with pytest.raises(TrainingDivergedError, match="update 1") as caught:
         train_in_loop(model, Vanilla(), dataset)
     assert caught.value.update == 1
+
+
+def test_an_epoch_without_batches_is_refused(dataset):
+    for loader in ([], iter(batches(dataset, 8))):
+        with pytest.raises(InputError, match="no batch in this epoch"):
+            train(tiny_encoder("bert"), Vanilla(), loader, context(dataset))
+
+
+def test_a_norm_of_zero_is_refused_because_it_would_clip_everything_away(dataset):
+    with pytest.raises(InputError, match="max_grad_norm must be above 0"):
+        train_in_loop(tiny_encoder("bert"), Vanilla(), dataset, max_grad_norm=0.0)
+    assert train_in_loop(tiny_encoder("bert"), Vanilla(), dataset, max_grad_norm=float("inf"))
 
 
 def test_a_short_last_group_is_averaged_over_its_own_size(dataset):
