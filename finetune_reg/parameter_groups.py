@@ -59,11 +59,15 @@ def transformer_blocks(model: nn.Module) -> nn.ModuleList:
     """Return the backbone's stack of transformer blocks, bottom first.
 
     Raises:
-        InputError: the backbone holds no list of blocks of one type.
+        InputError: the backbone holds no list of blocks of one type, or a list per sub-layer, as XLM does.
     """
     for module in backbone(model).modules():
-        if isinstance(module, nn.ModuleList) and len({type(block) for block in module}) == 1:
-            return module
+        lists = [child for child in module.children() if isinstance(child, nn.ModuleList)]
+        stacks = [blocks for blocks in lists if len({type(block) for block in blocks}) == 1]
+        if len(stacks) == 1:
+            return stacks[0]
+        if stacks:
+            break
     raise InputError(
         f"{type(model).__name__} has no list of transformer blocks: use an encoder that stacks its layers."
     )
@@ -73,7 +77,8 @@ def parameters_by_depth(model: nn.Module) -> list[list[nn.Parameter]]:
     """Split the trainable parameters by depth, bottom first.
 
     Embedding tables outside the blocks count as embeddings wherever they are registered (DeBERTa keeps the relative
-    positions that all of its blocks read after them); a parameter shared by several depths counts at the lowest block.
+    positions that all of its blocks read after them; a norm of these counts as above); a parameter shared by several
+    depths counts at the lowest block.
 
     Returns:
         N + 2 lists for N blocks: the embeddings (all that precedes the blocks), each block, and what lies above

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tiny_encoders import tiny_encoder
-from transformers import AlbertConfig, AutoModelForSequenceClassification
+from transformers import AlbertConfig, AutoModelForSequenceClassification, FlaubertConfig, XLMConfig
 
 from finetune_reg.errors import InputError
 from finetune_reg.parameter_groups import (
@@ -86,6 +86,13 @@ def test_a_part_is_split_by_weight_decay_as_the_whole_is():
     for whole, *pieces in zip(weight_decay_groups(model, 0.1), *parts, strict=True):
         assert {piece["weight_decay"] for piece in pieces} == {whole["weight_decay"]}
         assert {id(p) for piece in pieces for p in piece["params"]} == {id(p) for p in whole["params"]}
+
+
+@pytest.mark.parametrize("config", [XLMConfig, FlaubertConfig])
+def test_a_model_that_lists_its_sub_layers_instead_of_blocks_is_refused(config):
+    model = AutoModelForSequenceClassification.from_config(config(vocab_size=50, emb_dim=16, n_layers=2, n_heads=2))
+    with pytest.raises(InputError, match="no list of transformer blocks"):
+        parameters_by_depth(model)
 
 
 def test_a_model_without_blocks_is_refused():
