@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import dropwhile
 
 from torch import nn
 
@@ -101,12 +102,16 @@ def backbone_module_names(model: nn.Module) -> set[str]:
 
 
 def feed_forward_expansion_names(model: nn.Module) -> set[str]:
-    """Return the names of the layers that widen their input outside attention: the first half of each MLP block."""
+    """Return the names of the layers that widen their input outside attention: the first half of each MLP block.
+
+    A layer that widens embeddings before all attention (ELECTRA, ALBERT) is none.
+    """
     attention = tuple(
         f"{name}." for name, module in model.named_modules() if "attention" in type(module).__name__.lower()
     )
+    behind_embeddings = dropwhile(lambda named: not f"{named[0]}.".startswith(attention), model.named_modules())
     return {
         name
-        for name, module in model.named_modules()
+        for name, module in behind_embeddings
         if isinstance(module, nn.Linear) and module.out_features > module.in_features and not name.startswith(attention)
     }

@@ -246,11 +246,10 @@ def test_paper_scope_spares_the_feed_forward_expansion_and_the_head_on_every_fam
     linears = {name for name, module in encoder.named_modules() if isinstance(module, nn.Linear)}
     Mixout(0.7).setup(encoder, context(dataset))
     spared = linears - mixed_layers(encoder)
-    expansions = {n for n in spared if encoder.get_submodule(n).out_features > encoder.get_submodule(n).in_features}
-    blocks = {n for n in expansions if ".layer." in n}
-    heads = {n for n in spared if n.split(".")[0] in ("classifier", "pre_classifier", "pooler")}
-    assert len(blocks) == 2
-    assert spared == expansions | heads
+    layers = {name: encoder.get_submodule(name) for name in spared if ".layer." in name}
+    heads = {name for name in spared if name.split(".")[0] in ("classifier", "pre_classifier", "pooler")}
+    assert [(linear.in_features, linear.out_features) for linear in layers.values()] == [(16, 32), (16, 32)]
+    assert spared == layers.keys() | heads
 
 
 def test_dropout_is_off_everywhere_and_comes_back(architecture, encoder, dataset):
