@@ -140,8 +140,8 @@ class RecAdam(FineTuningMethod):
         annealing_rate: k, the slope of the sigmoid, per update; at least 0. The paper tries 0.05 to 1.
         annealing_midpoint: t0, where the sigmoid is 1/2 and the line reaches 1; at least 0.
         midpoint_unit: `"fraction"` of the run's updates (at most 1), or `"updates"`.
-        random_start: train the backbone from random weights, matrices N(0, 0.02^2), toward the pretrained ones. In a
-            `Combination` it must stand after the methods that take snapshots.
+        random_start: train the backbone from random weights, matrices N(0, 0.02^2), toward the pretrained ones; frozen
+            weights stay pretrained. In a `Combination` it must stand after the methods that take snapshots.
         decay_last: apply weight decay after move and pull.
         uncorrected_epsilon: add Adam's epsilon before bias correction.
 
@@ -195,7 +195,10 @@ class RecAdam(FineTuningMethod):
         """Snapshot the backbone; draw it anew for a random start."""
         self._pretrained = {id(p): p.detach().clone() for _, p in named_backbone_parameters(model)}
         if self.random_start:
+            frozen = [(p, p.detach().clone()) for p in backbone(model).parameters() if not p.requires_grad]
             reinitialize(backbone(model), 0.02, torch.Generator().manual_seed(context.seed))
+            for parameter, pretrained in frozen:
+                parameter.data.copy_(pretrained)
 
     def create_optimizer(self, model: nn.Module, context: TrainingContext) -> torch.optim.Optimizer:
         """Build the optimizer; its learning rate is the host's to schedule."""

@@ -247,6 +247,15 @@ def test_random_start_is_pulled_back_to_the_pretrained_weights(dataset):
     torch.testing.assert_close((model.state_dict()[name] - pretrained[name]).norm(), distance * 0.5**3)
 
 
+def test_a_random_start_leaves_frozen_weights_pretrained(dataset):
+    model = tiny_encoder("bert")
+    pretrained = weights(model)
+    Combination([TopKLayers(1), RecAdam(100.0, random_start=True)]).setup(model, context(dataset))
+    moved = {name for name, weight in weights(model).items() if not torch.equal(weight, pretrained[name])}
+    assert any(name.startswith("bert.encoder.layer.1.") for name in moved)
+    assert not any(name.startswith(("bert.encoder.layer.0.", "bert.embeddings.")) for name in moved)
+
+
 def test_random_start_comes_after_the_snapshots_of_others():
     Combination([NoisyTune(), RecAdam(), Mixout()])
     Combination([NoisyTune(), Mixout(), RecAdam(random_start=True)])
