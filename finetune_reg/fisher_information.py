@@ -36,8 +36,10 @@ def fisher_information(
         Tensors shaped like the parameters, in float32 at least.
 
     Raises:
-        InputError: no batches.
+        InputError: no batches, or no parameters or frozen ones.
     """
+    if not parameters or not all(parameter.requires_grad for parameter in parameters.values()):
+        raise InputError("The Fisher information needs parameters that train: unfreeze those to be measured.")
     totals = {
         name: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for name, p in parameters.items()
     }

@@ -18,6 +18,7 @@ from torch import nn
 from finetune_reg.dropout_sites import dropout_sites
 from finetune_reg.errors import InputError
 from finetune_reg.fisher_information import fisher_information
+from finetune_reg.module_surgery import in_mode
 
 
 def sub_layer_score(fisher: Iterable[torch.Tensor], weighting: Literal["tensor", "parameter"] = "tensor") -> float:
@@ -50,7 +51,7 @@ def pretraining_fisher_scores(
         weighting: see `sub_layer_score`.
 
     Raises:
-        InputError: no sequence asks for a token.
+        InputError: no sequence asks for a token, or a parameter is frozen.
     """
     sites = dropout_sites(language_model)
     parameters = {name: parameter for site in sites for name, parameter in site.parameters.items()}
@@ -58,12 +59,8 @@ def pretraining_fisher_scores(
     first = list(islice(sequences, 1))
     if not first:
         raise InputError("pretraining_fisher_scores needs at least one sequence with a masked token.")
-    was_training = language_model.training
-    language_model.eval()
-    try:
+    with in_mode(language_model, training=False):
         fisher = fisher_information(language_model, chain(first, sequences), parameters)
-    finally:
-        language_model.train(was_training)
     return {site.position: sub_layer_score((fisher[name] for name in site.parameters), weighting) for site in sites}
 
 

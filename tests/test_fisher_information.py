@@ -145,6 +145,13 @@ def test_autocast_keeps_sums_in_float32_and_near_the_exact_ones(dataset):
     assert not torch.equal(rounded[name], exact[name])
 
 
+def test_frozen_parameters_and_none_at_all_are_refused(dataset):
+    model = tiny_encoder("bert").requires_grad_(False)
+    for parameters in ({}, dict(model.named_parameters())):
+        with pytest.raises(InputError, match="unfreeze"):
+            fisher_information(model, batches(dataset, 1), parameters)
+
+
 def test_no_batches_are_refused():
     with pytest.raises(InputError, match="at least one batch"):
         measure(Logistic(), [])

@@ -259,9 +259,10 @@ def test_scores_are_means_of_squared_gradients_per_sequence_without_dropout():
         for name, parameter in named.items():
             squares[name] += parameter.grad.square() / 6
     model.zero_grad()
-    model.train()
+    model.train().bert.embeddings.eval()
     scores = pretraining_fisher_scores(model, [batch])
     assert model.training
+    assert not model.bert.embeddings.training
     assert all(parameter.grad is None for parameter in model.parameters())
     for site in dropout_sites(model):
         expected = mean(squares[name].mean().item() for name in site.parameters)
