@@ -89,6 +89,11 @@ class ChildTuningD(FineTuningMethod):
         """Return the released code's behaviour: clipped batches, held weights decay, masks after clipping."""
         return cls(keep_fraction, "clipped_batches", decay_held_weights=True, mask_after_clipping=True)
 
+    @property
+    def brings_optimizer(self) -> bool:
+        """True when the optimizer masks, or leaves the decay of masked matrices out."""
+        return self.mask_after_clipping or not self.decay_held_weights
+
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
         """Measure the Fisher information and choose the child network."""
         if self.keep_fraction == 1.0:

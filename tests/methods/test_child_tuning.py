@@ -436,6 +436,7 @@ def test_no_training_examples_are_refused():
 def test_combinations_with_child_tuning(dataset):
     with pytest.raises(InputError, match="each brings its own optimizer"):
         Combination([ChildTuningD(), RecAdam()])
+    Combination([RecAdam(), ChildTuningD(decay_held_weights=True)])
     with pytest.raises(InputError, match="Mixout must stand before ChildTuningD"):
         Combination([ChildTuningD(), Mixout()])
     model = tiny_encoder("bert")
