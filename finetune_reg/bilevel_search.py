@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
+from finetune_reg.bias_correction import skip_bias_correction
 from finetune_reg.errors import InputError, TrainingDivergedError
 from finetune_reg.hypergradient import (
     Hypergradient,
@@ -145,7 +146,7 @@ class BilevelSearch:
         if roll_back is not None:
             roll_back()
         elif first:
-            lower.optimizer.state.clear()
+            lower.forget()
         return gradient
 
 
@@ -178,7 +179,15 @@ class _LowerLevel:
         self.max_grad_norm = max_grad_norm
         self.optimizer = torch.optim.AdamW(weight_decay_groups(model, context.weight_decay), **context.adamw_arguments)
         self.optimizer.zero_grad()
+        self.bias_correction = context.bias_correction
+        self.forget()
         self.n_steps = 0
+
+    def forget(self) -> None:
+        """Start the optimizer's moments again."""
+        self.optimizer.state.clear()
+        if not self.bias_correction:
+            skip_bias_correction(self.optimizer)
 
     def step(self, loss: Loss) -> torch.Tensor:
         """Make one clipped update of the weights; return the loss before it."""

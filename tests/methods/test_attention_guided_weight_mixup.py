@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -220,24 +221,27 @@ class Toy(nn.Module):
 
 
 class Adam:
-    """Adam with bias correction, written out."""
+    """Adam with or without bias correction, written out."""
 
-    def __init__(self):
-        self.step_count, self.mean, self.square = 0, 0.0, 0.0
+    def __init__(self, corrected=True):
+        self.step_count, self.mean, self.square, self.corrected = 0, 0.0, 0.0, corrected
 
     def step(self, value, gradient, rate):
         self.step_count += 1
         self.mean = 0.9 * self.mean + 0.1 * gradient
         self.square = 0.999 * self.square + 0.001 * gradient**2
-        mean, square = self.mean / (1 - 0.9**self.step_count), self.square / (1 - 0.999**self.step_count)
+        mean, square = self.mean / self.share(0.9), self.square / self.share(0.999)
         return value - rate * mean / (square.sqrt() + 1e-8)
 
+    def share(self, beta):
+        return 1 - beta**self.step_count if self.corrected else 1.0
 
-def searched_by_hand(form, n_iterations, rate, alpha_rate, clip):
+
+def searched_by_hand(form, n_iterations, rate, alpha_rate, clip, corrected=True):
     """The search on `Toy`: exact derivatives, AdamW written out, in the order of the released code."""
     toy = Toy()
     w, alpha, w0, target = toy.w.detach().clone(), toy.alpha.detach().clone(), toy.w0, toy.target
-    lower, upper = Adam(), Adam()
+    lower, upper = Adam(corrected), Adam()
 
     def residual():
         return alpha * w + (1 - alpha) * w0 - target
@@ -262,12 +266,12 @@ def searched_by_hand(form, n_iterations, rate, alpha_rate, clip):
             w = lower_step(w, rates[0])
             v = alpha * residual()
             if form == "official":
-                scale = ((0.999 * lower.square).mean().sqrt() + 1e-8) / (1 - 0.999**lower.step_count) ** 0.5
+                scale = ((0.999 * lower.square).mean().sqrt() + 1e-8) / lower.share(0.999) ** 0.5
                 v = v / scale
             gradient = (w - w0) * residual() - (residual() + alpha * (w - w0)) * v
             if form == "official":
                 w = w - 0.01 * v / (v.norm() + 1e-12)
-                lower = Adam() if i == 0 else lower
+                lower = Adam(corrected) if i == 0 else lower
             else:
                 w, (lower.step_count, lower.mean, lower.square) = before, moments
         alpha = upper.step(alpha, gradient, rates[1]).clamp(0.0, 1.0)
@@ -282,16 +286,18 @@ def search_like(method: AttentionGuidedWeightMixup) -> BilevelSearch:
     return BilevelSearch(**{name: getattr(method, name) for name in BilevelSearch.__dataclass_fields__})
 
 
+@pytest.mark.parametrize("corrected", [True, False])
 @pytest.mark.parametrize("form", ["one_step", "identity", "official"])
-def test_search_equals_a_computation_by_hand(form):
+def test_search_equals_a_computation_by_hand(form, corrected):
     options = {"hypergradient": "one_step" if form == "one_step" else "identity", "alpha_learning_rate": 0.05}
     options |= OFFICIAL if form == "official" else {}
     method = AttentionGuidedWeightMixup(search_epochs=1.0, search_max_grad_norm=0.2, **options)
     examples = [{"scale": torch.ones(())} for _ in range(25)]
     toy_context = TrainingContext(examples, lambda batch: {"scale": torch.ones(len(batch))}, 10, 0.3, 0.0, 1)
+    toy_context = replace(toy_context, bias_correction=corrected)
     toy = Toy()
     records = list(search_like(method).run(toy, [toy.alpha], toy_context, torch.Generator().manual_seed(0)))
-    w, alpha = searched_by_hand(form, 3, rate=0.3, alpha_rate=0.05, clip=0.2)
+    w, alpha = searched_by_hand(form, 3, rate=0.3, alpha_rate=0.05, clip=0.2, corrected=corrected)
     assert [record["iteration"] for record in records] == [1, 2, 3]
     torch.testing.assert_close(toy.w.detach(), w, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(toy.alpha.detach(), alpha, rtol=1e-6, atol=1e-7)
