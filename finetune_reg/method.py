@@ -38,7 +38,8 @@ class TrainingContext:
     Attributes:
         train_dataset: encoded training examples, as the collate function takes them.
         collate: builds a padded batch of tensors, with `labels`, from a list of examples.
-        batch_size: examples per optimizer update (micro-batch size times accumulation steps).
+        batch_size: examples per optimizer update (micro-batch size times accumulation steps); methods that search or
+            measure in `setup` pass so many at once.
         learning_rate: peak learning rate.
         weight_decay: decoupled decay toward zero on weight matrices; biases and norms are exempt.
         n_updates: optimizer updates in the whole run.

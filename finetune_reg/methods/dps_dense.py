@@ -23,7 +23,8 @@ that is dropped: 0.3 keeps 70 %. (2) It counts training passes, here optimizer u
 accumulation its stages are shorter. (3) It computes `k n` and `r T` in binary numbers, so that 1 - 0.7 of 10 weights
 are 4 (`exact_counts=False`). (4) One gradient that is not finite spoils its whole cycle; here such updates do not
 enter the sums. (5) Its script keeps the ordinary dropout in runs of 2000 updates or more (`disable_dropout=False`).
-(6) Its classifier starts from other random values, because its layers are no `nn.Linear`.
+(6) Its classifier starts from other random values, because its layers are no `nn.Linear`. (7) Its low-resource script
+takes one epoch for `T` but trains three: `update_ratio=0.05 / 3` has its stages.
 
 **Reference.** Zhang, Li, Li, Zhang, Zhu, Jin. Fine-Tuning Pre-Trained Language Models Effectively by Optimizing
 Subnetworks Adaptively. NeurIPS 2022, arXiv:2211.01642.

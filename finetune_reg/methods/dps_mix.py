@@ -28,7 +28,8 @@ updates; that is the default here, too (`frequency_penalty="auto"`). (3) Its opt
 dropped. (4) It draws masks and counts stages by training pass, not by optimizer update. (5) It counts in binary numbers
 (`exact_counts=False`). (6) One gradient that is not finite spoils its whole cycle; here such updates do not enter the
 sums. (7) It scales `(1 - m) B + m W - (1 - k) B` by `1 / k`, equal up to rounding. (8) Its classifier starts from
-other random values.
+other random values. (9) Its low-resource script takes one epoch for `T` but trains three: `update_ratio=0.05 / 3` has
+its stages.
 
 **Reference.** Zhang, Li, Li, Zhang, Zhu, Jin. Fine-Tuning Pre-Trained Language Models Effectively by Optimizing
 Subnetworks Adaptively. NeurIPS 2022, arXiv:2211.01642.

@@ -29,6 +29,8 @@ on 4.24.0 and later; here positions are found by module type and order. (3) Its 
 that fill no group of 100 and still divide by all of them, which leaves the ranks nearly unchanged; not reproduced.
 (4) A bias counts as much as a matrix in `S_g`, and key biases have no gradient at all (the softmax ignores a shift),
 so part of the ranking is structural; `pretraining_fisher_scores(..., weighting="parameter")` gives the other mean.
+(5) Its notebook and a box of the paper read as if rates rose with the score; text and training script, as here, give
+the lowest score the highest rate.
 
 **Reference.** Sharma, Muralidhar, Xu, Yousuf, Ramakrishnan. Information Guided Regularization for Fine-tuning Language
 Models. COLM 2024, arXiv:2406.14005.

@@ -86,7 +86,7 @@ class R3F(FineTuningMethod):
 
     @property
     def passes_per_update(self) -> tuple[int, int]:
-        """Two each, or one at strength 0."""
+        """Two each, or one at strength 0; also two for a regression without `regression_term`, which makes one."""
         return (2, 2) if self.strength > 0 else (1, 1)
 
     def setup(self, model: nn.Module, context: TrainingContext) -> None:

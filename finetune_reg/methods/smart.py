@@ -27,8 +27,9 @@ these: (1) it has no teacher (`proximal_strength=0`). (2) Gradient and noise are
 step size is 1e-5, so that the direction is mostly the noise. (4) The ascent follows `stable_kl`, which is no KL.
 (5) Both targets of the symmetric KL are constants, which halves the gradient (`detach_targets`). (6) Each pass draws
 its own dropout. (7) Padding is moved too. Defects of its network are not reproduced: it runs the embedding module
-twice, its error for regression broadcasts (B,) with (B, 1), and a gradient that is not finite crashes it. It moves the
-output of the embedding module; here, as for all methods, the word embeddings are moved.
+twice, draws the pooler anew and without an activation, its error for regression broadcasts (B,) with (B, 1), and a
+gradient that is not finite, like any norm but the default, crashes it. It moves the output of the embedding module;
+here, as for all methods, the word embeddings are moved.
 
 **Reference.** Jiang, He, Chen, Liu, Gao, Zhao. SMART: Robust and Efficient Fine-Tuning for Pre-trained Natural Language
 Models through Principled Regularized Optimization. ACL 2020, arXiv:1911.03437.

@@ -8,7 +8,8 @@ dropout off has to beat: otherwise the gain may be the missing dropout.
 **Where it acts.** Nowhere; with `dropout` given, `setup` sets the rates and `finalize` restores them.
 
 **Differences from the released code.** BERT's first released optimizer left out Adam's bias correction, which makes
-the first steps up to 6.5 times larger; all current libraries have it, and so does every run here.
+the first steps up to 6.6 times larger. All current libraries have it; here a run can leave it out
+(`bias_correction=False`).
 
 **Reference.** Devlin, Chang, Lee, Toutanova. BERT: Pre-training of Deep Bidirectional Transformers for Language
 Understanding. NAACL 2019, arXiv:1810.04805.
