@@ -98,6 +98,17 @@ def test_the_five_channels_of_a_kernel_are_sockets_that_no_other_process_can_tak
         process.kill()
 
 
+def test_kernels_keep_memory_between_steps_though_dask_workers_return_it(tiny_world, tmp_path):
+    plan = write_plan(tmp_path / "plan.yaml", tiny_world, {"task": ["rte"]}, **FOREVER)
+    process = start_sweep("run", plan, "--output-dir", tmp_path / "out", log=tmp_path / "log")
+    try:
+        (kernel,) = wait_for(lambda: kernels_of(process))
+        assert "MALLOC_TRIM_THRESHOLD_" in kernel.parent().environ()
+        assert "MALLOC_TRIM_THRESHOLD_" not in kernel.environ()
+    finally:
+        process.kill()
+
+
 @pytest.mark.parametrize("victim", ["worker", "sweep"])
 def test_kernels_end_with_their_worker_and_workers_with_their_sweep(tiny_world, tmp_path, victim):
     plan = write_plan(tmp_path / "plan.yaml", tiny_world, {"task": ["rte"]}, **FOREVER)

@@ -21,6 +21,7 @@ SETTINGS = {
     "distributed.scheduler.worker-saturation": 1.0,  # a worker that dies takes no waiting notebook with it
     "distributed.scheduler.allowed-failures": 3,
     "distributed.scheduler.worker-ttl": None,  # a busy machine is not a dead worker
+    "distributed.worker.profile.enabled": False,  # it samples the worker's threads, which only wait for a kernel
 }
 
 

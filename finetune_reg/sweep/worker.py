@@ -25,6 +25,8 @@ from finetune_reg.sweep.run_locks import lock_runs
 
 TEMPLATE = NOTEBOOKS / "11_low_resource_glue.ipynb"
 KERNEL_START_SECONDS = 120
+# Dask makes its workers return free memory at once. A kernel that inherits this faults its pages in again at each step.
+DASK_TRIM_THRESHOLD = "65536"
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -140,6 +142,8 @@ def _run_papermill(
 
     logging.getLogger("papermill").addHandler(logging.NullHandler())
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if os.environ.get("MALLOC_TRIM_THRESHOLD_") == DASK_TRIM_THRESHOLD:
+        del os.environ["MALLOC_TRIM_THRESHOLD_"]
     notebook = output_dir / "notebooks" / job.name
     notebook.parent.mkdir(parents=True, exist_ok=True)
     deadline = monotonic() + 60 * time_limit if time_limit is not None else None
