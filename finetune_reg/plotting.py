@@ -18,7 +18,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 
 from finetune_reg.records import FINISHED
 from finetune_reg.results import passes_of, score_matrix
@@ -116,11 +116,11 @@ def plot_expected_performance(table: pd.DataFrame, axes: Axes, palette: dict | N
         expected = expected_validation_performance(score_matrix(runs).to_numpy().ravel())
         cost = passes_of(runs).mean() * np.arange(1, len(expected) + 1)
         axes.plot(cost, expected, color=palette[label], linestyle=_dash(label, palette), marker=".")
-    axes.set(title=table.task.iloc[0], xlim=(0, None))
+    axes.set(title=table.task.iloc[0], xscale="log")
     axes.set_xlabel("forward + backward passes", fontsize="small")
     axes.set(ylabel=f"expected best\n{METRIC_LABELS[table.metric.iloc[0]]}")
-    axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def scores_figure(table: pd.DataFrame) -> Figure:
