@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import dropwhile
 
 from torch import nn
 
@@ -104,14 +103,16 @@ def backbone_module_names(model: nn.Module) -> set[str]:
 def feed_forward_expansion_names(model: nn.Module) -> set[str]:
     """Return the names of the layers that widen their input outside attention: the first half of each MLP block.
 
-    A layer that widens embeddings before all attention (ELECTRA, ALBERT) is none.
+    Only what stands in a list of modules counts: ELECTRA and ALBERT widen their embeddings before their lists.
     """
-    attention = tuple(
-        f"{name}." for name, module in model.named_modules() if "attention" in type(module).__name__.lower()
-    )
-    behind_embeddings = dropwhile(lambda named: not f"{named[0]}.".startswith(attention), model.named_modules())
+    modules = dict(model.named_modules())
+    stacks = tuple(f"{name}." for name, module in modules.items() if isinstance(module, nn.ModuleList))
+    attention = tuple(f"{name}." for name, module in modules.items() if "attention" in type(module).__name__.lower())
     return {
         name
-        for name, module in behind_embeddings
-        if isinstance(module, nn.Linear) and module.out_features > module.in_features and not name.startswith(attention)
+        for name, module in modules.items()
+        if isinstance(module, nn.Linear)
+        and module.out_features > module.in_features
+        and name.startswith(stacks)
+        and not name.startswith(attention)
     }

@@ -10,6 +10,7 @@ from tiny_encoders import batches, tiny_encoder
 from torch import nn
 from torch.nn import functional as F
 from training_hosts import context, largest_difference, train_in_loop, weights
+from transformers import AutoModelForSequenceClassification, FNetConfig
 
 from finetune_reg.errors import InputError
 from finetune_reg.methods import Combination, Mixout, Vanilla
@@ -250,6 +251,15 @@ def test_paper_scope_spares_the_feed_forward_expansion_and_the_head_on_every_fam
     heads = {name for name in spared if name.split(".")[0] in ("classifier", "pre_classifier", "pooler")}
     assert [(linear.in_features, linear.out_features) for linear in layers.values()] == [(16, 32), (16, 32)]
     assert spared == layers.keys() | heads
+
+
+def test_paper_scope_spares_the_expansion_of_an_encoder_without_attention(dataset):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 32}
+    model = AutoModelForSequenceClassification.from_config(FNetConfig(vocab_size=50, **sizes))
+    Mixout(0.7).setup(model, context(dataset))
+    layer = "fnet.encoder.layer.0"
+    projection = "fnet.embeddings.projection"
+    assert mixed_layers(model) == {f"{layer}.output.dense", projection, "fnet.pooler.dense"}
 
 
 def test_dropout_is_off_everywhere_and_comes_back(architecture, encoder, dataset):
