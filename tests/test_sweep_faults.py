@@ -87,26 +87,25 @@ def test_a_dead_kernel_is_noticed_within_seconds_and_its_run_recorded_as_killed(
     write_report(tmp_path)
 
 
+@pytest.fixture
+def kernel(tiny_world, tmp_path):
+    plan = write_plan(tmp_path / "plan.yaml", tiny_world, {"task": ["rte"]}, **FOREVER)
+    process = start_sweep("run", plan, "--output-dir", tmp_path / "out", log=tmp_path / "log")
+    try:
+        (kernel,) = wait_for(lambda: kernels_of(process))
+        yield kernel
+    finally:
+        process.kill()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="kernels use TCP on Windows")
-def test_the_five_channels_of_a_kernel_are_sockets_that_no_other_process_can_take(tiny_world, tmp_path):
-    plan = write_plan(tmp_path / "plan.yaml", tiny_world, {"task": ["rte"]}, **FOREVER)
-    process = start_sweep("run", plan, "--output-dir", tmp_path / "out", log=tmp_path / "log")
-    try:
-        (kernel,) = wait_for(lambda: kernels_of(process))
-        wait_for(lambda: len({s.laddr for s in kernel.net_connections("unix") if "/kernel-ipc-" in s.laddr}) == 5)
-    finally:
-        process.kill()
+def test_the_five_channels_of_a_kernel_are_sockets_that_no_other_process_can_take(kernel):
+    wait_for(lambda: len({s.laddr for s in kernel.net_connections("unix") if "/kernel-ipc-" in s.laddr}) == 5)
 
 
-def test_kernels_keep_memory_between_steps_though_dask_workers_return_it(tiny_world, tmp_path):
-    plan = write_plan(tmp_path / "plan.yaml", tiny_world, {"task": ["rte"]}, **FOREVER)
-    process = start_sweep("run", plan, "--output-dir", tmp_path / "out", log=tmp_path / "log")
-    try:
-        (kernel,) = wait_for(lambda: kernels_of(process))
-        assert "MALLOC_TRIM_THRESHOLD_" in kernel.parent().environ()
-        assert "MALLOC_TRIM_THRESHOLD_" not in kernel.environ()
-    finally:
-        process.kill()
+def test_kernels_keep_memory_between_steps_though_dask_workers_return_it(kernel):
+    assert "MALLOC_TRIM_THRESHOLD_" in kernel.parent().environ()
+    assert "MALLOC_TRIM_THRESHOLD_" not in kernel.environ()
 
 
 @pytest.mark.parametrize("victim", ["worker", "sweep"])

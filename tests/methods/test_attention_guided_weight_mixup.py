@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -293,8 +292,9 @@ def test_search_equals_a_computation_by_hand(form, corrected):
     options |= OFFICIAL if form == "official" else {}
     method = AttentionGuidedWeightMixup(search_epochs=1.0, search_max_grad_norm=0.2, **options)
     examples = [{"scale": torch.ones(())} for _ in range(25)]
-    toy_context = TrainingContext(examples, lambda batch: {"scale": torch.ones(len(batch))}, 10, 0.3, 0.0, 1)
-    toy_context = replace(toy_context, bias_correction=corrected)
+    toy_context = TrainingContext(
+        examples, lambda batch: {"scale": torch.ones(len(batch))}, 10, 0.3, 0.0, 1, bias_correction=corrected
+    )
     toy = Toy()
     records = list(search_like(method).run(toy, [toy.alpha], toy_context, torch.Generator().manual_seed(0)))
     w, alpha = searched_by_hand(form, 3, rate=0.3, alpha_rate=0.05, clip=0.2, corrected=corrected)
