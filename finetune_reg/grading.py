@@ -27,7 +27,7 @@ import pandas as pd
 
 from finetune_reg.errors import InputError
 from finetune_reg.exercises import CHECK_LOG, topics
-from finetune_reg.notebook_execution import private_kernel_sockets
+from finetune_reg.kernel_sockets import private_kernel_sockets
 
 START_SECONDS = 120
 

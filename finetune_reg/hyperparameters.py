@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from finetune_reg.errors import InputError
@@ -62,6 +63,7 @@ def describe_ranges(method_type: type) -> dict[str, str]:
     return described
 
 
+@cache
 def _declared_types(method_type: type) -> dict[str, Any]:
     hints = get_type_hints(method_type, include_extras=True)
     return {field.name: hints[field.name] for field in fields(method_type) if field.init}

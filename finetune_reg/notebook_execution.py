@@ -10,16 +10,13 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import nbformat
 from nbclient import NotebookClient
-from traitlets.config import Config
 
+from finetune_reg.kernel_sockets import private_kernel_sockets
 from finetune_reg.paths import NOTEBOOKS
 
 # Far more than any cell takes on a free machine; a loaded one is slower.
@@ -37,18 +34,6 @@ def source_hash(notebook: nbformat.NotebookNode) -> str:
 def course_notebooks() -> list[Path]:
     """All notebooks of the course and their solutions, in order."""
     return sorted([*NOTEBOOKS.glob("*.ipynb"), *(NOTEBOOKS / "solutions").glob("*.ipynb")], key=lambda path: path.name)
-
-
-@contextmanager
-def private_kernel_sockets() -> Iterator[Config]:
-    """Yield the configuration of one kernel that is reached over Unix sockets; on Windows, Jupyter's default, TCP.
-
-    Over TCP a kernel dies at its start when another process takes a port between its choice and its use: two of 200
-    did with four starting at a time.
-    """
-    with TemporaryDirectory(prefix="kernel-") as folder:
-        sockets = {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}
-        yield Config(KernelManager=sockets) if os.name == "posix" else Config()
 
 
 def execute(path: Path) -> None:

@@ -10,6 +10,7 @@ import inspect
 import re
 import types
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -38,7 +39,7 @@ def check_arguments(target: Callable, values: Mapping[str, Any], where: str) -> 
         InputError: an unknown name, a missing argument or a value of the wrong type.
     """
     parameters = inspect.signature(target).parameters
-    hints = get_type_hints(target)
+    hints = _type_hints(target)
     for name in values:
         if name not in parameters:
             raise unknown_name(f"parameter of {where}", name, parameters)
@@ -46,6 +47,11 @@ def check_arguments(target: Callable, values: Mapping[str, Any], where: str) -> 
     if missing:
         raise InputError(f"{where} needs {', '.join(missing)}.")
     return {name: check_value(name, value, hints[name], where) for name, value in values.items()}
+
+
+@cache
+def _type_hints(target: Callable) -> dict[str, Any]:
+    return get_type_hints(target)
 
 
 class _Yaml12Loader(yaml.SafeLoader):

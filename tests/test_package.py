@@ -27,6 +27,12 @@ def test_import_is_quick_and_leaves_torch_alone():
     assert all(run.split()[1] == "False" for run in runs)
 
 
+def test_planning_a_sweep_loads_nothing_that_only_running_one_needs():
+    script = "import sys, finetune_reg.sweep.commands, finetune_reg.sweep.plan, finetune_reg.sweep.cost; "
+    script += "print(sorted({'nbformat', 'papermill', 'distributed'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "[]\n"
+
+
 def test_every_public_name_resolves():
     for name in finetune_reg.__all__:
         assert getattr(finetune_reg, name) is not None

@@ -143,12 +143,12 @@ def _seconds(settings: RunSettings) -> float:
 def _notebook_cost(
     run: NotebookRun, records: dict[str, RunRecord], measured: list[tuple[RunSettings, RunRecord]]
 ) -> NotebookCost:
-    left = [settings for settings in run.settings if settings.run_id not in records]
-    factor, basis = _correction(run.settings[0], measured)
-    seconds = SECONDS_PER_NOTEBOOK + factor * sum(map(_seconds, left)) if left else 0.0
-    passes = sum(sum(count_passes(settings)) for settings in left)
-    done = len(run.settings) - len(left)
-    return NotebookCost(len(left), done, passes, sum(map(count_operations, left)), seconds, basis)
+    one = run.settings[0]  # the seeds of a notebook cost the same
+    done = sum(run_id in records for run_id in run.run_ids)
+    left = len(run.settings) - done
+    factor, basis = _correction(one, measured)
+    seconds = SECONDS_PER_NOTEBOOK + factor * left * _seconds(one) if left else 0.0
+    return NotebookCost(left, done, left * sum(count_passes(one)), left * count_operations(one), seconds, basis)
 
 
 def _correction(settings: RunSettings, measured: list[tuple[RunSettings, RunRecord]]) -> tuple[float, str]:
