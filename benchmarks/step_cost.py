@@ -33,6 +33,7 @@ from rich.table import Table
 from torch.nn.utils import clip_grad_norm_
 from transformers import BertConfig, BertForSequenceClassification
 
+from finetune_reg.building_blocks.parameter_groups import weight_decay_groups
 from finetune_reg.method import FineTuningMethod, TrainingContext
 from finetune_reg.methods import (
     L2SP,
@@ -52,7 +53,6 @@ from finetune_reg.methods import (
     RecAdam,
     Vanilla,
 )
-from finetune_reg.parameter_groups import weight_decay_groups
 
 N_UPDATES = 468  # three epochs of RTE at batch 16: a DPS stage of 23 updates
 

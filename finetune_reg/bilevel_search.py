@@ -19,9 +19,8 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
-from finetune_reg.bias_correction import skip_bias_correction
-from finetune_reg.errors import InputError, TrainingDivergedError
-from finetune_reg.hypergradient import (
+from finetune_reg.building_blocks.bias_correction import skip_bias_correction
+from finetune_reg.building_blocks.hypergradient import (
     Hypergradient,
     Loss,
     adam_denominator,
@@ -29,10 +28,11 @@ from finetune_reg.hypergradient import (
     one_step_hypergradient,
     same_masks,
 )
+from finetune_reg.building_blocks.module_surgery import in_mode
+from finetune_reg.building_blocks.parameter_groups import weight_decay_groups
+from finetune_reg.building_blocks.random_replay import extra_pass, random_state_kept
+from finetune_reg.errors import InputError, TrainingDivergedError
 from finetune_reg.method import TrainingContext
-from finetune_reg.module_surgery import in_mode
-from finetune_reg.parameter_groups import weight_decay_groups
-from finetune_reg.random_replay import extra_pass, random_state_kept
 
 _WARMUP_FRACTION = 0.1
 

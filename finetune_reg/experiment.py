@@ -13,12 +13,12 @@ from typing import Any, get_type_hints
 import numpy as np
 import torch
 
+from finetune_reg.building_blocks.parameter_groups import named_backbone_parameters
 from finetune_reg.encoders import load_encoder
 from finetune_reg.environment import describe_environment, peak_memory_mb
 from finetune_reg.errors import InputError
 from finetune_reg.method import TrainingContext
 from finetune_reg.methods import build_method
-from finetune_reg.parameter_groups import named_backbone_parameters
 from finetune_reg.pass_counting import PassCounter
 from finetune_reg.records import FINISHED, RunRecord, read_record, record_path, write_record
 from finetune_reg.tasks import (

@@ -27,8 +27,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.parameter_groups import weight_decay_groups
 from finetune_reg.hyperparameters import check_hyperparameters
-from finetune_reg.parameter_groups import weight_decay_groups
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from transformers import get_linear_schedule_with_warmup
 
-from finetune_reg.bias_correction import skip_bias_correction
+from finetune_reg.building_blocks.bias_correction import skip_bias_correction
 from finetune_reg.errors import InputError, TrainingDivergedError
 from finetune_reg.method import FineTuningMethod, TrainingContext
 

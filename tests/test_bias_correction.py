@@ -10,7 +10,7 @@ from tiny_encoders import collate, tiny_encoder
 from torch.utils.data import DataLoader
 from training_hosts import BATCH_SIZE, context, largest_difference, weights
 
-from finetune_reg.bias_correction import skip_bias_correction
+from finetune_reg.building_blocks.bias_correction import skip_bias_correction
 from finetune_reg.methods import Vanilla
 from finetune_reg.training_loop import train
 

@@ -12,9 +12,9 @@ from tiny_encoders import ENCODERS, VOCABULARY, batches, tiny_dataset, tiny_enco
 from torch import nn
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification, GPT2Config
 
-from finetune_reg.dropout_sites import SUB_LAYERS, dropout_sites, dropout_variance
+from finetune_reg.building_blocks.dropout_sites import SUB_LAYERS, dropout_sites, dropout_variance
+from finetune_reg.building_blocks.module_surgery import set_dropout
 from finetune_reg.errors import InputError
-from finetune_reg.module_surgery import set_dropout
 
 RELATIVE = {"relative_attention": True, "position_buckets": 4, "pos_att_type": ["c2p", "p2c"], "norm_rel_ebd": "none"}
 MODELS = [*ENCODERS, "gpt2", "deberta-v2 with relative positions", "bert, eager attention"]

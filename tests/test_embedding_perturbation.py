@@ -9,14 +9,14 @@ import torch
 from tiny_encoders import DECODERS, ENCODERS, batches, tiny_encoder
 from torch import nn
 
-from finetune_reg.embedding_perturbation import (
+from finetune_reg.building_blocks.embedding_perturbation import (
     input_embeddings,
     perturbed_embeddings,
     refuse_half_precision,
     token_mask,
 )
+from finetune_reg.building_blocks.random_replay import RandomReplay, extra_pass, random_state_kept
 from finetune_reg.errors import InputError
-from finetune_reg.random_replay import RandomReplay, extra_pass, random_state_kept
 
 every_architecture = pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
 

@@ -10,8 +10,8 @@ from tiny_encoders import batches, tiny_encoder
 from torch import nn
 from torch.nn import functional as F
 
+from finetune_reg.building_blocks.fisher_information import fisher_information
 from finetune_reg.errors import InputError
-from finetune_reg.fisher_information import fisher_information
 
 
 class Logistic(nn.Module):

@@ -7,14 +7,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from finetune_reg.errors import InputError
-from finetune_reg.hypergradient import (
+from finetune_reg.building_blocks.hypergradient import (
     Hypergradient,
     adam_denominator,
     identity_hypergradient,
     one_step_hypergradient,
     same_masks,
 )
+from finetune_reg.errors import InputError
 
 DOUBLE = torch.float64
 

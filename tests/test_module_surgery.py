@@ -17,11 +17,15 @@ from transformers import (
     ModernBertConfig,
 )
 
+from finetune_reg.building_blocks.module_surgery import replace_linears, set_dropout
+from finetune_reg.building_blocks.parameter_groups import (
+    named_backbone_parameters,
+    named_head_parameters,
+    weight_decay_groups,
+)
 from finetune_reg.errors import InputError
 from finetune_reg.methods import Mixout
 from finetune_reg.methods.mixout import MixLinear
-from finetune_reg.module_surgery import replace_linears, set_dropout
-from finetune_reg.parameter_groups import named_backbone_parameters, named_head_parameters, weight_decay_groups
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 

@@ -7,8 +7,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from finetune_reg.building_blocks.output_divergence import (
+    is_regression,
+    output_divergence,
+    squared_error,
+    stable_kl,
+    symmetric_kl,
+)
 from finetune_reg.errors import InputError
-from finetune_reg.output_divergence import is_regression, output_divergence, squared_error, stable_kl, symmetric_kl
 
 DOUBLE = {"dtype": torch.float64}
 

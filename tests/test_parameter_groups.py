@@ -7,13 +7,13 @@ import torch
 from tiny_encoders import tiny_encoder
 from transformers import AlbertConfig, AutoModelForSequenceClassification, FlaubertConfig, XLMConfig
 
-from finetune_reg.errors import InputError
-from finetune_reg.parameter_groups import (
+from finetune_reg.building_blocks.parameter_groups import (
     parameters_by_depth,
     split_by_weight_decay,
     transformer_blocks,
     weight_decay_groups,
 )
+from finetune_reg.errors import InputError
 
 ARCHITECTURES = ("bert", "roberta", "electra", "distilbert", "deberta-v2", "gpt2")
 BLOCKS = {"distilbert": "distilbert.transformer.layer", "deberta-v2": "deberta.encoder.layer", "gpt2": "transformer.h"}

@@ -14,8 +14,8 @@ from recorded_runs import recorded_run
 from sweep_plans import COMMAND, ENVIRONMENT
 from typer.testing import CliRunner
 
+from finetune_reg.building_blocks.dropout_sites import dropout_sites
 from finetune_reg.cli import app
-from finetune_reg.dropout_sites import dropout_sites
 from finetune_reg.encoders import load_encoder
 from finetune_reg.errors import InputError
 from finetune_reg.experiment import RunSettings

@@ -8,8 +8,8 @@ from itertools import product
 
 import torch
 
+from finetune_reg.building_blocks.hypergradient import Loss
 from finetune_reg.exercises import Checker
-from finetune_reg.hypergradient import Loss
 
 MixedDerivative = Callable[[Loss, Sequence[torch.Tensor], Sequence[torch.Tensor], Sequence[torch.Tensor]], list]
 

@@ -16,7 +16,7 @@ rank components keeps `alpha` in [0, 1], and for r = 1 it is the outer product. 
 
     min_alpha L_val(W'(alpha), alpha),        W' = W - xi grad_W L_train(W, alpha),
 
-with `xi` the current learning rate (its gradient: `finetune_reg.hypergradient`). `"factored"` is what the paper
+with `xi` the current learning rate (its gradient: `building_blocks/hypergradient.py`). `"factored"` is what the paper
 announces after the rank decomposition and what the published table used. It is no convex mixture: at a1 = 1, a2 = 0
 the weight is 0.
 
@@ -55,10 +55,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from finetune_reg.bilevel_search import BilevelSearch, count_iterations, training_on_trial
+from finetune_reg.building_blocks.module_surgery import backbone_module_names, replace_linears, share_parameters
 from finetune_reg.errors import InputError
 from finetune_reg.hyperparameters import Count, CountOrZero, Interval, NonNegative, Positive
 from finetune_reg.method import FineTuningMethod, TrainingContext
-from finetune_reg.module_surgery import backbone_module_names, replace_linears, share_parameters
 
 Mixing = Literal["convex", "factored"]
 
@@ -169,7 +169,7 @@ class AttentionGuidedWeightMixup(FineTuningMethod):
         alpha_init_std: factors start at `N(1, std)` clamped to [0, 1].
         search_max_grad_norm: clipping of the weights' gradient in the search.
         average: over the searches, of `"alpha"` (weights return to the start) or of `"all"` parameters.
-        hypergradient: `"one_step"` (the equation) or `"identity"` (see `finetune_reg.hypergradient`).
+        hypergradient: `"one_step"` (the equation) or `"identity"` (see `finetune_reg.building_blocks.hypergradient`).
         finite_difference_radius: norm of the perturbation of the weights, > 0.
         shared_masks: the passes that make up a hypergradient share their dropout masks on the training batch.
         precondition: divide the validation gradient by Adam's scale per tensor; `"identity"` only.

@@ -38,12 +38,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from finetune_reg.fisher_information import fisher_information
+from finetune_reg.building_blocks.fisher_information import fisher_information
+from finetune_reg.building_blocks.module_surgery import in_mode
+from finetune_reg.building_blocks.parameter_groups import learning_rates, transformer_blocks
+from finetune_reg.building_blocks.random_replay import extra_pass, random_state_kept
 from finetune_reg.hyperparameters import Fraction
 from finetune_reg.method import FineTuningMethod, TrainingContext
-from finetune_reg.module_surgery import in_mode
-from finetune_reg.parameter_groups import learning_rates, transformer_blocks
-from finetune_reg.random_replay import extra_pass, random_state_kept
 
 
 def child_masks(fisher: Mapping[str, torch.Tensor], keep_fraction: float) -> dict[str, torch.Tensor]:

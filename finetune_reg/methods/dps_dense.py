@@ -38,10 +38,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from finetune_reg.hyperparameters import Fraction
-from finetune_reg.method import FineTuningMethod, TrainingContext
-from finetune_reg.module_surgery import set_dropout
-from finetune_reg.parameter_selection import (
+from finetune_reg.building_blocks.module_surgery import set_dropout
+from finetune_reg.building_blocks.parameter_selection import (
     GRADIENT_SCALE,
     add_squares,
     count_kept,
@@ -51,6 +49,8 @@ from finetune_reg.parameter_selection import (
     stage_of,
     zeros_for_squares,
 )
+from finetune_reg.hyperparameters import Fraction
+from finetune_reg.method import FineTuningMethod, TrainingContext
 
 
 @dataclass

@@ -45,10 +45,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from finetune_reg.hyperparameters import Fraction
-from finetune_reg.method import FineTuningMethod, TrainingContext
-from finetune_reg.module_surgery import backbone_module_names, replace_linears, set_dropout, share_parameters
-from finetune_reg.parameter_selection import (
+from finetune_reg.building_blocks.module_surgery import (
+    backbone_module_names,
+    replace_linears,
+    set_dropout,
+    share_parameters,
+)
+from finetune_reg.building_blocks.parameter_selection import (
     GRADIENT_SCALE,
     add_squares,
     count_kept,
@@ -57,6 +60,8 @@ from finetune_reg.parameter_selection import (
     stage_of,
     zeros_for_squares,
 )
+from finetune_reg.hyperparameters import Fraction
+from finetune_reg.method import FineTuningMethod, TrainingContext
 
 SHORTEST_PENALIZED_STAGE = 50
 

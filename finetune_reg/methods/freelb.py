@@ -39,15 +39,15 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from finetune_reg.embedding_perturbation import (
+from finetune_reg.building_blocks.embedding_perturbation import (
     input_embeddings,
     perturbed_embeddings,
     refuse_half_precision,
     token_mask,
 )
+from finetune_reg.building_blocks.random_replay import RandomReplay, extra_pass, in_main_pass
 from finetune_reg.hyperparameters import Count, NonNegative, Positive
 from finetune_reg.method import FineTuningMethod, TrainingContext
-from finetune_reg.random_replay import RandomReplay, extra_pass, in_main_pass
 
 
 def initial_perturbation(embeddings: torch.Tensor, mask: torch.Tensor, magnitude: float) -> torch.Tensor:

@@ -34,12 +34,12 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
-from finetune_reg.dropout_sites import dropout_sites, dropout_variance
+from finetune_reg.building_blocks.dropout_sites import dropout_sites, dropout_variance
+from finetune_reg.building_blocks.module_surgery import set_dropout
+from finetune_reg.building_blocks.parameter_groups import backbone
 from finetune_reg.errors import InputError
 from finetune_reg.hyperparameters import DropoutRate
 from finetune_reg.method import FineTuningMethod, TrainingContext
-from finetune_reg.module_surgery import set_dropout
-from finetune_reg.parameter_groups import backbone
 
 _ATTENTION = "eager_through_dropout_module"
 

@@ -47,7 +47,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from finetune_reg.dropout_sites import SUB_LAYERS, DropoutSite, dropout_sites, dropout_variance
+from finetune_reg.building_blocks.dropout_sites import SUB_LAYERS, DropoutSite, dropout_sites, dropout_variance
 from finetune_reg.errors import InputError
 from finetune_reg.hyperparameters import DropoutRate
 from finetune_reg.method import FineTuningMethod, TrainingContext
@@ -153,7 +153,8 @@ class GuidedDropout(FineTuningMethod):
             raise InputError(
                 f"{type(self).__name__}: {origin} ({_n_blocks(known)} blocks) does not fit {model_name} with "
                 f"{_n_blocks(positions)} blocks. Measure the model's own and pass them as scores: "
-                "finetune_reg.sub_layer_fisher.pretraining_fisher_scores(masked_language_model, batches)."
+                "pretraining_fisher_scores(masked_language_model, batches) of "
+                "finetune_reg.building_blocks.sub_layer_fisher."
             )
         return {position: known[position] for position in positions}
 

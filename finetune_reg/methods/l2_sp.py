@@ -29,9 +29,9 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.parameter_groups import named_backbone_parameters, named_head_parameters
 from finetune_reg.hyperparameters import NonNegative
 from finetune_reg.method import FineTuningMethod, TrainingContext
-from finetune_reg.parameter_groups import named_backbone_parameters, named_head_parameters
 
 
 def squared_distance(

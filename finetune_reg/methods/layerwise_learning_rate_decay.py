@@ -30,9 +30,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.parameter_groups import parameters_by_depth, split_by_weight_decay
 from finetune_reg.hyperparameters import Fraction
 from finetune_reg.method import FineTuningMethod, TrainingContext
-from finetune_reg.parameter_groups import parameters_by_depth, split_by_weight_decay
 
 
 def learning_rates_by_depth(learning_rate: float, decay_factor: float, n_blocks: int) -> list[float]:

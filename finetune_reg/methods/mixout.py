@@ -39,15 +39,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from finetune_reg.hyperparameters import Probability
-from finetune_reg.method import FineTuningMethod, TrainingContext
-from finetune_reg.module_surgery import (
+from finetune_reg.building_blocks.module_surgery import (
     backbone_module_names,
     feed_forward_expansion_names,
     replace_linears,
     set_dropout,
     share_parameters,
 )
+from finetune_reg.hyperparameters import Probability
+from finetune_reg.method import FineTuningMethod, TrainingContext
 
 
 def draw_keep_mask(

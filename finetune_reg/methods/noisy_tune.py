@@ -39,9 +39,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.parameter_groups import backbone
 from finetune_reg.hyperparameters import NonNegative
 from finetune_reg.method import FineTuningMethod, TrainingContext
-from finetune_reg.parameter_groups import backbone
 
 
 def spread(weight: torch.Tensor) -> torch.Tensor:

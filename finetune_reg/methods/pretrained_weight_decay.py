@@ -26,9 +26,13 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.parameter_groups import (
+    learning_rates,
+    named_backbone_parameters,
+    named_head_parameters,
+)
 from finetune_reg.hyperparameters import NonNegative
 from finetune_reg.method import FineTuningMethod, TrainingContext
-from finetune_reg.parameter_groups import learning_rates, named_backbone_parameters, named_head_parameters
 
 
 def pull_toward(

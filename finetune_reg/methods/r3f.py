@@ -33,11 +33,15 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from finetune_reg.embedding_perturbation import input_embeddings, perturbed_embeddings, refuse_half_precision
+from finetune_reg.building_blocks.embedding_perturbation import (
+    input_embeddings,
+    perturbed_embeddings,
+    refuse_half_precision,
+)
+from finetune_reg.building_blocks.output_divergence import is_regression, output_divergence
+from finetune_reg.building_blocks.random_replay import RandomReplay, extra_pass
 from finetune_reg.hyperparameters import NonNegative
 from finetune_reg.method import FineTuningMethod, TrainingContext
-from finetune_reg.output_divergence import is_regression, output_divergence
-from finetune_reg.random_replay import RandomReplay, extra_pass
 
 
 def draw_noise(embeddings: torch.Tensor, scale: float, noise: Literal["uniform", "normal"]) -> torch.Tensor:

@@ -32,11 +32,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.output_divergence import Reduction, is_regression, squared_error, symmetric_kl
+from finetune_reg.building_blocks.random_replay import extra_pass
 from finetune_reg.errors import unknown_name
 from finetune_reg.hyperparameters import NonNegative
 from finetune_reg.method import FineTuningMethod, TrainingContext
-from finetune_reg.output_divergence import Reduction, is_regression, squared_error, symmetric_kl
-from finetune_reg.random_replay import extra_pass
 
 
 def consistency(

@@ -43,16 +43,16 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from finetune_reg.errors import InputError
-from finetune_reg.hyperparameters import NonNegative
-from finetune_reg.method import FineTuningMethod, TrainingContext
-from finetune_reg.methods.top_layer_reinitialization import reinitialize
-from finetune_reg.parameter_groups import (
+from finetune_reg.building_blocks.parameter_groups import (
     backbone,
     named_backbone_parameters,
     named_head_parameters,
     split_by_weight_decay,
 )
+from finetune_reg.errors import InputError
+from finetune_reg.hyperparameters import NonNegative
+from finetune_reg.method import FineTuningMethod, TrainingContext
+from finetune_reg.methods.top_layer_reinitialization import reinitialize
 
 Annealing = Literal["sigmoid", "linear", "constant"]
 

@@ -46,17 +46,17 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from finetune_reg.embedding_perturbation import (
+from finetune_reg.building_blocks.embedding_perturbation import (
     input_embeddings,
     perturbed_embeddings,
     refuse_half_precision,
     token_mask,
 )
+from finetune_reg.building_blocks.module_surgery import in_mode
+from finetune_reg.building_blocks.output_divergence import is_regression, output_divergence, stable_kl
+from finetune_reg.building_blocks.random_replay import RandomReplay, extra_pass
 from finetune_reg.hyperparameters import Count, NonNegative, Probability
 from finetune_reg.method import FineTuningMethod, TrainingContext
-from finetune_reg.module_surgery import in_mode
-from finetune_reg.output_divergence import is_regression, output_divergence, stable_kl
-from finetune_reg.random_replay import RandomReplay, extra_pass
 
 EARLY_FRACTION = 0.1
 

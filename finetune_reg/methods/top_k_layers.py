@@ -28,10 +28,10 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
+from finetune_reg.building_blocks.parameter_groups import parameters_by_depth
 from finetune_reg.errors import InputError
 from finetune_reg.hyperparameters import CountOrZero
 from finetune_reg.method import FineTuningMethod, TrainingContext
-from finetune_reg.parameter_groups import parameters_by_depth
 
 
 @dataclass

@@ -30,10 +30,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.parameter_groups import backbone, transformer_blocks
 from finetune_reg.errors import InputError
 from finetune_reg.hyperparameters import CountOrZero, NonNegative
 from finetune_reg.method import FineTuningMethod, TrainingContext
-from finetune_reg.parameter_groups import backbone, transformer_blocks
 
 
 @torch.no_grad()

@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from finetune_reg.building_blocks.module_surgery import set_dropout
 from finetune_reg.hyperparameters import DropoutRate
 from finetune_reg.method import FineTuningMethod, TrainingContext
-from finetune_reg.module_surgery import set_dropout
 
 
 @dataclass

@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForMaskedLM
 
+from finetune_reg.building_blocks.sub_layer_fisher import pretraining_fisher_scores
 from finetune_reg.errors import InputError
 from finetune_reg.paths import POCKET
 from finetune_reg.pocket.corpus import generate_documents
 from finetune_reg.pocket.masking import mask_batch, masking_rates, tokenize_corpus
 from finetune_reg.pocket.pretraining import sha256_of
-from finetune_reg.sub_layer_fisher import pretraining_fisher_scores
 
 FILE_NAME = "fisher_scores.json"
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from finetune_reg.building_blocks.parameter_selection import count_kept, select_largest, stage_of
 from finetune_reg.exercises import check
 from finetune_reg.experiment import RunSettings
-from finetune_reg.parameter_selection import count_kept, select_largest, stage_of
 from finetune_reg.records import RunRecord
 from finetune_reg.results import results_table
 

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from finetune_reg.building_blocks.sub_layer_fisher import sub_layer_score
 from finetune_reg.exercises import check
 from finetune_reg.exercises.guided_dropout import EXERCISES
 from finetune_reg.statistics import compare_paired
-from finetune_reg.sub_layer_fisher import sub_layer_score
 
 GUIDED, UNIFORM = [0.84, 0.81, 0.83], [0.82, 0.82, 0.80]
 

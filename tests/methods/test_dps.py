@@ -11,11 +11,17 @@ from torch import nn
 from torch.nn import functional as F
 from training_hosts import context, largest_difference, method_trainer, train_in_loop, weights
 
+from finetune_reg.building_blocks.parameter_selection import (
+    add_squares,
+    count_kept,
+    select_largest,
+    stage_length,
+    stage_of,
+)
 from finetune_reg.errors import InputError
 from finetune_reg.method import TrainingContext
 from finetune_reg.methods import L2SP, Combination, DPSDense, DPSMix, Mixout, Vanilla
 from finetune_reg.methods.dps_mix import SelectiveMixLinear, selection_scores
-from finetune_reg.parameter_selection import add_squares, count_kept, select_largest, stage_length, stage_of
 
 DOUBLE = {"dtype": torch.float64}
 

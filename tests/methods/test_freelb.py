@@ -7,11 +7,11 @@ import torch
 from tiny_encoders import DECODERS, ENCODERS, batches, tiny_encoder, without_dropout
 from training_hosts import context, largest_difference, train_in_loop, weights
 
-from finetune_reg.embedding_perturbation import token_mask
+from finetune_reg.building_blocks.embedding_perturbation import token_mask
+from finetune_reg.building_blocks.random_replay import extra_pass
 from finetune_reg.errors import InputError
 from finetune_reg.methods import R3F, Combination, FreeLB, RDrop
 from finetune_reg.methods.freelb import ascend, initial_perturbation
-from finetune_reg.random_replay import extra_pass
 
 DOUBLE = {"dtype": torch.float64}
 NO_DROPOUT = {**without_dropout("bert"), **DOUBLE}

@@ -12,7 +12,7 @@ from torch import nn
 from training_hosts import context, largest_difference, train_in_loop, weights
 from transformers.models.bert.modeling_bert import eager_attention_forward
 
-from finetune_reg.dropout_sites import dropout_sites
+from finetune_reg.building_blocks.dropout_sites import dropout_sites
 from finetune_reg.errors import InputError
 from finetune_reg.methods import Combination, GaussianDropout, GuidedDropout, Vanilla
 from finetune_reg.methods.gaussian_dropout import (

@@ -21,14 +21,14 @@ from transformers import (
     BertForSequenceClassification,
 )
 
-from finetune_reg.dropout_sites import dropout_sites
+from finetune_reg.building_blocks.dropout_sites import dropout_sites
+from finetune_reg.building_blocks.fisher_information import fisher_information
+from finetune_reg.building_blocks.sub_layer_fisher import pretraining_fisher_scores, sub_layer_score
 from finetune_reg.errors import InputError
-from finetune_reg.fisher_information import fisher_information
 from finetune_reg.methods import GuidedDropout, PermutedDropout, ReversedDropout, UniformDropout, Vanilla
 from finetune_reg.methods.guided_dropout import BERT_BASE_RANKING, expected_dropout_penalty, linear_rank_schedule
 from finetune_reg.paths import POCKET
 from finetune_reg.pocket import fisher_scores as pocket_scores
-from finetune_reg.sub_layer_fisher import pretraining_fisher_scores, sub_layer_score
 
 MINI = {"A": 0.2, "B": 0.9, "C": 0.5, "D": 0.05}
 PUBLISHED = {

@@ -9,6 +9,7 @@ from torch import nn
 from training_hosts import LEARNING_RATE, context, largest_difference, train_in_loop, weights
 from transformers import AlbertConfig, AutoModelForSequenceClassification, get_linear_schedule_with_warmup
 
+from finetune_reg.building_blocks.parameter_groups import parameters_by_depth, transformer_blocks, weight_decay_groups
 from finetune_reg.errors import InputError
 from finetune_reg.methods import (
     L2SP,
@@ -22,7 +23,6 @@ from finetune_reg.methods import (
 )
 from finetune_reg.methods.layerwise_learning_rate_decay import learning_rates_by_depth
 from finetune_reg.methods.top_layer_reinitialization import pooler_layers, reinitialize
-from finetune_reg.parameter_groups import parameters_by_depth, transformer_blocks, weight_decay_groups
 
 DEEP_AND_TINY = {"num_hidden_layers": 24, "hidden_size": 4, "num_attention_heads": 1, "intermediate_size": 4}
 

@@ -9,10 +9,10 @@ import torch
 from tiny_encoders import tiny_encoder
 from training_hosts import context, largest_difference, weights
 
+from finetune_reg.building_blocks.parameter_groups import named_head_parameters
 from finetune_reg.errors import InputError
 from finetune_reg.methods import L2SP, Combination, Mixout, NoisyTune, RecAdam
 from finetune_reg.methods.noisy_tune import draw, joint_spread, noise, spread
-from finetune_reg.parameter_groups import named_head_parameters
 
 DOUBLE = {"dtype": torch.float64}
 

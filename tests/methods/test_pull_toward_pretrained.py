@@ -7,11 +7,11 @@ import torch
 from tiny_encoders import batches, tiny_encoder
 from training_hosts import context, largest_difference, train_in_loop, weights
 
+from finetune_reg.building_blocks.parameter_groups import named_head_parameters
 from finetune_reg.errors import InputError
 from finetune_reg.methods import L2SP, Combination, PretrainedWeightDecay, Vanilla
 from finetune_reg.methods.l2_sp import squared_distance
 from finetune_reg.methods.pretrained_weight_decay import pull_toward
-from finetune_reg.parameter_groups import named_head_parameters
 
 
 def moved(model, by: float = 0.1):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from training_hosts import context, largest_difference
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from finetune_reg.embedding_perturbation import input_embeddings
+from finetune_reg.building_blocks.embedding_perturbation import input_embeddings
 from finetune_reg.errors import InputError
 from finetune_reg.methods import R3F
 from finetune_reg.methods.r3f import draw_noise

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from training_hosts import context, largest_difference
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from finetune_reg.building_blocks.random_replay import RandomReplay
 from finetune_reg.errors import InputError
 from finetune_reg.methods import RDrop
-from finetune_reg.random_replay import RandomReplay
 
 DOUBLE = {"dtype": torch.float64}
 

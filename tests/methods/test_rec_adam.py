@@ -11,10 +11,10 @@ from torch import nn
 from training_hosts import context, largest_difference, train_in_loop, weights
 from transformers import get_linear_schedule_with_warmup
 
+from finetune_reg.building_blocks.parameter_groups import named_head_parameters
 from finetune_reg.errors import InputError
 from finetune_reg.methods import Combination, Mixout, NoisyTune, RecAdam, TopKLayers, Vanilla
 from finetune_reg.methods.rec_adam import RecallingAdamW, task_weight
-from finetune_reg.parameter_groups import named_head_parameters
 
 DOUBLE = {"dtype": torch.float64}
 

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from training_hosts import context, largest_difference, train_in_loop, weights
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from finetune_reg.embedding_perturbation import input_embeddings, token_mask
+from finetune_reg.building_blocks.embedding_perturbation import input_embeddings, token_mask
+from finetune_reg.building_blocks.output_divergence import symmetric_kl
 from finetune_reg.errors import InputError
 from finetune_reg.methods import SMART, Combination, Mixout, RDrop
 from finetune_reg.methods.smart import move_average, normalized_step, projected_step
-from finetune_reg.output_divergence import symmetric_kl
 
 DOUBLE = {"dtype": torch.float64}
 NO_DROPOUT = {**without_dropout("bert"), **DOUBLE}

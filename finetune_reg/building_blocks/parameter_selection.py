@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.parameter_groups import backbone
 from finetune_reg.errors import InputError
-from finetune_reg.parameter_groups import backbone
 
 GRADIENT_SCALE = 1e3
 

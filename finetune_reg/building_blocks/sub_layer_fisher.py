@@ -15,10 +15,10 @@ from typing import Literal
 import torch
 from torch import nn
 
-from finetune_reg.dropout_sites import dropout_sites
+from finetune_reg.building_blocks.dropout_sites import dropout_sites
+from finetune_reg.building_blocks.fisher_information import fisher_information
+from finetune_reg.building_blocks.module_surgery import in_mode
 from finetune_reg.errors import InputError
-from finetune_reg.fisher_information import fisher_information
-from finetune_reg.module_surgery import in_mode
 
 
 def sub_layer_score(fisher: Iterable[torch.Tensor], weighting: Literal["tensor", "parameter"] = "tensor") -> float:

@@ -26,8 +26,8 @@ from dataclasses import dataclass
 
 import torch
 
+from finetune_reg.building_blocks.random_replay import RandomState
 from finetune_reg.errors import InputError
-from finetune_reg.random_replay import RandomState
 
 Loss = Callable[[], torch.Tensor]
 

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from finetune_reg.building_blocks.parameter_groups import backbone, transformer_blocks
 from finetune_reg.errors import InputError
-from finetune_reg.parameter_groups import backbone, transformer_blocks
 
 SUB_LAYERS = ("attention_probabilities", "attention_output", "feed_forward_output")
 _DropoutModule = nn.modules.dropout._DropoutNd

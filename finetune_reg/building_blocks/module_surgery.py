@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 
 from torch import nn
 
+from finetune_reg.building_blocks.parameter_groups import backbone
 from finetune_reg.errors import InputError
-from finetune_reg.parameter_groups import backbone
 
 
 def replace_linears(
