@@ -21,9 +21,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from finetune_reg.hyperparameters.typed_parameters import load_yaml
 from finetune_reg.records import read_records
 from finetune_reg.sweep import PLANS
-from finetune_reg.typed_parameters import load_yaml
 
 METHODS = [
     "vanilla",

@@ -42,12 +42,12 @@ from finetune_reg.comparable_runs import (
     settings_words,
 )
 from finetune_reg.errors import InputError, unknown_name
+from finetune_reg.hyperparameters.typed_parameters import check_arguments, load_yaml
 from finetune_reg.paired_differences import Difference, Statistic, difference_of
 from finetune_reg.paths import ROOT
 from finetune_reg.published_results import load_published_results
 from finetune_reg.statistics import holm
 from finetune_reg.tasks import get_task
-from finetune_reg.typed_parameters import check_arguments, load_yaml
 
 CLAIMS = ROOT / "data" / "claims.yaml"
 MECHANISMS = ROOT / "data" / "mechanisms.yaml"

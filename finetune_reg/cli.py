@@ -29,8 +29,8 @@ def methods(
 ) -> None:
     """List the methods: paper, hyperparameters with ranges, cost, where they act, differences to the released code."""
     from finetune_reg.errors import unknown_name
+    from finetune_reg.hyperparameters.paper_card import paper_card
     from finetune_reg.methods import METHODS
-    from finetune_reg.paper_card import paper_card
 
     table = Table("method", "card", show_lines=True)
     for name in names or METHODS:
@@ -221,7 +221,7 @@ def main() -> None:
 
 
 def _name_and_value(text: str) -> tuple[str, Any]:
-    from finetune_reg.typed_parameters import parse_yaml
+    from finetune_reg.hyperparameters.typed_parameters import parse_yaml
 
     name, separator, value = text.partition("=")
     if not separator:

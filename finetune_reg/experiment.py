@@ -17,6 +17,7 @@ from finetune_reg.building_blocks.parameter_groups import named_backbone_paramet
 from finetune_reg.encoders import load_encoder
 from finetune_reg.environment import describe_environment, peak_memory_mb
 from finetune_reg.errors import InputError
+from finetune_reg.hyperparameters.typed_parameters import check_value
 from finetune_reg.method import TrainingContext
 from finetune_reg.methods import build_method
 from finetune_reg.pass_counting import PassCounter
@@ -35,7 +36,6 @@ from finetune_reg.tasks import (
 )
 from finetune_reg.tasks.loading import Split
 from finetune_reg.training_loop import Precision, TrainingDivergedError, predict, train
-from finetune_reg.typed_parameters import check_value
 
 SEEDS = ("seed_init", "seed_order", "seed_noise")
 

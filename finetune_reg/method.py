@@ -28,7 +28,9 @@ import torch
 from torch import nn
 
 from finetune_reg.building_blocks.parameter_groups import weight_decay_groups
-from finetune_reg.hyperparameters import check_hyperparameters
+from finetune_reg.hyperparameters.ranges import check_hyperparameters
+
+CALLS = ("setup", "create_optimizer", "extra_loss", "after_backward", "after_step", "finalize")
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,11 @@ class FineTuningMethod:
     def finalize(self, model: nn.Module) -> None:
         """Undo all surgery, so that `save_pretrained` writes a plain checkpoint; also after a `setup` that failed."""
 
+    @classmethod
+    def overridden_calls(cls) -> tuple[str, ...]:
+        """Return which of the six calls the method overrides, in the loop's order."""
+        return tuple(call for call in CALLS if getattr(cls, call) is not getattr(FineTuningMethod, call))
+
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """The constructor's arguments by name, ready for JSON."""
@@ -123,7 +130,7 @@ class FineTuningMethod:
     @property
     def brings_optimizer(self) -> bool:
         """Whether `create_optimizer` builds something of the method's own, so that it must be called."""
-        return type(self).create_optimizer is not FineTuningMethod.create_optimizer
+        return "create_optimizer" in self.overridden_calls()
 
     @property
     def passes_per_update(self) -> tuple[int, int]:

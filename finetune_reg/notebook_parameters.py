@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune_reg.errors import InputError, unknown_name
 from finetune_reg.experiment import SEEDS, SETTING_TYPES, RunSettings
-from finetune_reg.typed_parameters import check_value
+from finetune_reg.hyperparameters.typed_parameters import check_value
 
 TEMPLATE_PARAMETERS: dict[str, Any] = {
     **{name: kind for name, kind in SETTING_TYPES.items() if name not in SEEDS},

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_reg.errors import InputError
-from finetune_reg.hyperparameters import Count, DropoutRate, Fraction, Interval, NonNegative, describe_ranges
+from finetune_reg.hyperparameters.ranges import Count, DropoutRate, Fraction, Interval, NonNegative, describe_ranges
 from finetune_reg.method import FineTuningMethod
 from finetune_reg.methods import METHODS, build_method
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from finetune_reg.hyperparameters.paper_card import docstring_sections, paper_card
 from finetune_reg.method import FineTuningMethod
 from finetune_reg.methods import METHODS, Mixout
-from finetune_reg.paper_card import docstring_sections, paper_card
 
 PAPERS = [name for name in METHODS if name != "combination"]
 

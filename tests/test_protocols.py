@@ -19,6 +19,7 @@ from finetune_reg.cli import app
 from finetune_reg.encoders import load_encoder
 from finetune_reg.errors import InputError
 from finetune_reg.experiment import RunSettings
+from finetune_reg.hyperparameters.typed_parameters import load_yaml
 from finetune_reg.method import TrainingContext
 from finetune_reg.methods import build_method
 from finetune_reg.methods.guided_dropout import BERT_BASE_RANKING
@@ -33,7 +34,6 @@ from finetune_reg.sweep.availability import check_available
 from finetune_reg.sweep.cost import MODEL_SIZES, count_passes, estimate_costs
 from finetune_reg.sweep.protocol import read_protocol, store_protocol, stored_protocols
 from finetune_reg.tasks import TASKS, encode, load_task, training_loader
-from finetune_reg.typed_parameters import load_yaml
 
 PROTOCOLS = {path.stem: load_yaml(path) for path in sorted(PLANS.glob("*.yaml")) if "scales" in load_yaml(path)}
 SCALES = ("paper", "real-small", "pocket")

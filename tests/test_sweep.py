@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from finetune_reg.cli import app
 from finetune_reg.errors import InputError
 from finetune_reg.experiment import RunSettings, run
+from finetune_reg.hyperparameters.typed_parameters import load_yaml, parse_yaml
 from finetune_reg.notebook_parameters import TEMPLATE_PARAMETERS, settings_from
 from finetune_reg.records import read_records
 from finetune_reg.sweep import PLANS, TEMPLATE, NotebookRun, find_plan, read_plan, run_sweep
@@ -29,7 +30,6 @@ from finetune_reg.sweep.plan import store_plan
 from finetune_reg.sweep.run_locks import lock_runs
 from finetune_reg.sweep.status import count_states, sweep_status
 from finetune_reg.tasks import TASKS, load_split
-from finetune_reg.typed_parameters import load_yaml, parse_yaml
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_reg.errors import unknown_name
+from finetune_reg.hyperparameters.typed_parameters import check_arguments
 from finetune_reg.method import FineTuningMethod
 from finetune_reg.methods.attention_guided_weight_mixup import AttentionGuidedWeightMixup
 from finetune_reg.methods.child_tuning_d import ChildTuningD
@@ -28,7 +29,6 @@ from finetune_reg.methods.smart import SMART
 from finetune_reg.methods.top_k_layers import TopKLayers
 from finetune_reg.methods.top_layer_reinitialization import TopLayerReinitialization
 from finetune_reg.methods.vanilla import Vanilla
-from finetune_reg.typed_parameters import check_arguments
 
 METHODS: dict[str, type[FineTuningMethod]] = {
     "vanilla": Vanilla,

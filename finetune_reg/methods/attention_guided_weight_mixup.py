@@ -57,7 +57,7 @@ from torch.nn import functional as F
 from finetune_reg.bilevel_search import BilevelSearch, count_iterations, training_on_trial
 from finetune_reg.building_blocks.module_surgery import backbone_module_names, replace_linears, share_parameters
 from finetune_reg.errors import InputError
-from finetune_reg.hyperparameters import Count, CountOrZero, Interval, NonNegative, Positive
+from finetune_reg.hyperparameters.ranges import Count, CountOrZero, Interval, NonNegative, Positive
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 Mixing = Literal["convex", "factored"]

@@ -42,7 +42,7 @@ from finetune_reg.building_blocks.fisher_information import fisher_information
 from finetune_reg.building_blocks.module_surgery import in_mode
 from finetune_reg.building_blocks.parameter_groups import learning_rates, transformer_blocks
 from finetune_reg.building_blocks.random_replay import extra_pass, random_state_kept
-from finetune_reg.hyperparameters import Fraction
+from finetune_reg.hyperparameters.ranges import Fraction
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 

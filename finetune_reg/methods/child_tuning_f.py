@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from finetune_reg.hyperparameters import Fraction
+from finetune_reg.hyperparameters.ranges import Fraction
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 _RESOLUTION = 2**16

@@ -60,7 +60,7 @@ from finetune_reg.building_blocks.parameter_selection import (
     stage_of,
     zeros_for_squares,
 )
-from finetune_reg.hyperparameters import Fraction
+from finetune_reg.hyperparameters.ranges import Fraction
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 SHORTEST_PENALIZED_STAGE = 50

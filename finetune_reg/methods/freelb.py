@@ -46,7 +46,7 @@ from finetune_reg.building_blocks.embedding_perturbation import (
     token_mask,
 )
 from finetune_reg.building_blocks.random_replay import RandomReplay, extra_pass, in_main_pass
-from finetune_reg.hyperparameters import Count, NonNegative, Positive
+from finetune_reg.hyperparameters.ranges import Count, NonNegative, Positive
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 

@@ -38,7 +38,7 @@ from finetune_reg.building_blocks.dropout_sites import dropout_sites, dropout_va
 from finetune_reg.building_blocks.module_surgery import set_dropout
 from finetune_reg.building_blocks.parameter_groups import backbone
 from finetune_reg.errors import InputError
-from finetune_reg.hyperparameters import DropoutRate
+from finetune_reg.hyperparameters.ranges import DropoutRate
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 _ATTENTION = "eager_through_dropout_module"

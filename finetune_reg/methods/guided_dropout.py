@@ -49,7 +49,7 @@ from torch import nn
 
 from finetune_reg.building_blocks.dropout_sites import SUB_LAYERS, DropoutSite, dropout_sites, dropout_variance
 from finetune_reg.errors import InputError
-from finetune_reg.hyperparameters import DropoutRate
+from finetune_reg.hyperparameters.ranges import DropoutRate
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 BERT_BASE_RANKING: tuple[str, ...] = (

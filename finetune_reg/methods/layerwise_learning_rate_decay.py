@@ -31,7 +31,7 @@ import torch
 from torch import nn
 
 from finetune_reg.building_blocks.parameter_groups import parameters_by_depth, split_by_weight_decay
-from finetune_reg.hyperparameters import Fraction
+from finetune_reg.hyperparameters.ranges import Fraction
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 

@@ -46,7 +46,7 @@ from finetune_reg.building_blocks.module_surgery import (
     set_dropout,
     share_parameters,
 )
-from finetune_reg.hyperparameters import Probability
+from finetune_reg.hyperparameters.ranges import Probability
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 

@@ -40,7 +40,7 @@ import torch
 from torch import nn
 
 from finetune_reg.building_blocks.parameter_groups import backbone
-from finetune_reg.hyperparameters import NonNegative
+from finetune_reg.hyperparameters.ranges import NonNegative
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 

@@ -31,7 +31,7 @@ from finetune_reg.building_blocks.parameter_groups import (
     named_backbone_parameters,
     named_head_parameters,
 )
-from finetune_reg.hyperparameters import NonNegative
+from finetune_reg.hyperparameters.ranges import NonNegative
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 

@@ -40,7 +40,7 @@ from finetune_reg.building_blocks.embedding_perturbation import (
 )
 from finetune_reg.building_blocks.output_divergence import is_regression, output_divergence
 from finetune_reg.building_blocks.random_replay import RandomReplay, extra_pass
-from finetune_reg.hyperparameters import NonNegative
+from finetune_reg.hyperparameters.ranges import NonNegative
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 

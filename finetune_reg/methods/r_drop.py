@@ -35,7 +35,7 @@ from torch import nn
 from finetune_reg.building_blocks.output_divergence import Reduction, is_regression, squared_error, symmetric_kl
 from finetune_reg.building_blocks.random_replay import extra_pass
 from finetune_reg.errors import unknown_name
-from finetune_reg.hyperparameters import NonNegative
+from finetune_reg.hyperparameters.ranges import NonNegative
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 

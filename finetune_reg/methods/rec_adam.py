@@ -50,7 +50,7 @@ from finetune_reg.building_blocks.parameter_groups import (
     split_by_weight_decay,
 )
 from finetune_reg.errors import InputError
-from finetune_reg.hyperparameters import NonNegative
+from finetune_reg.hyperparameters.ranges import NonNegative
 from finetune_reg.method import FineTuningMethod, TrainingContext
 from finetune_reg.methods.top_layer_reinitialization import reinitialize
 

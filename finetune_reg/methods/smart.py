@@ -55,7 +55,7 @@ from finetune_reg.building_blocks.embedding_perturbation import (
 from finetune_reg.building_blocks.module_surgery import in_mode
 from finetune_reg.building_blocks.output_divergence import is_regression, output_divergence, stable_kl
 from finetune_reg.building_blocks.random_replay import RandomReplay, extra_pass
-from finetune_reg.hyperparameters import Count, NonNegative, Probability
+from finetune_reg.hyperparameters.ranges import Count, NonNegative, Probability
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 EARLY_FRACTION = 0.1

@@ -30,7 +30,7 @@ from torch import nn
 
 from finetune_reg.building_blocks.parameter_groups import parameters_by_depth
 from finetune_reg.errors import InputError
-from finetune_reg.hyperparameters import CountOrZero
+from finetune_reg.hyperparameters.ranges import CountOrZero
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 

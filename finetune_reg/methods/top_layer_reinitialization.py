@@ -32,7 +32,7 @@ from torch import nn
 
 from finetune_reg.building_blocks.parameter_groups import backbone, transformer_blocks
 from finetune_reg.errors import InputError
-from finetune_reg.hyperparameters import CountOrZero, NonNegative
+from finetune_reg.hyperparameters.ranges import CountOrZero, NonNegative
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 

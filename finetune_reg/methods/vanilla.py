@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from finetune_reg.building_blocks.module_surgery import set_dropout
-from finetune_reg.hyperparameters import DropoutRate
+from finetune_reg.hyperparameters.ranges import DropoutRate
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from finetune_reg.errors import InputError
-from finetune_reg.hyperparameters import describe_ranges
-from finetune_reg.method import FineTuningMethod
-
-CALLS = ("setup", "create_optimizer", "extra_loss", "after_backward", "after_step", "finalize")
+from finetune_reg.hyperparameters.ranges import describe_ranges
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,8 @@ class PaperCard:
     differences: str
 
 
-def paper_card(method_type: type[FineTuningMethod]) -> PaperCard:
-    """Read the card of a method class."""
+def paper_card(method_type: type[Any]) -> PaperCard:
+    """Read the card of a method, a class derived from `FineTuningMethod`."""
     sections = docstring_sections(method_type)
     defaults = {
         name: parameter.default
@@ -58,13 +56,13 @@ def paper_card(method_type: type[FineTuningMethod]) -> PaperCard:
         reference=sections.get("Reference", ""),
         hyperparameters={name: (repr(defaults.get(name, "required")), allowed) for name, allowed in ranges.items()},
         passes=passes,
-        acts_in=tuple(c for c in CALLS if getattr(method_type, c) is not getattr(FineTuningMethod, c)),
+        acts_in=method_type.overridden_calls(),
         where=sections.get("Where it acts", ""),
         differences=sections.get("Differences from the released code", ""),
     )
 
 
-def docstring_sections(method_type: type[FineTuningMethod]) -> dict[str, str]:
+def docstring_sections(method_type: type[Any]) -> dict[str, str]:
     """Split the docstring of a method's module at its bold headings; line breaks inside a section are spaces."""
     text = inspect.getdoc(inspect.getmodule(method_type)) or ""
     headings = r"^\*\*([^*]+?)\.?\*\*"

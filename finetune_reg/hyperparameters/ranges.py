@@ -14,7 +14,7 @@ from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from finetune_reg.errors import InputError
-from finetune_reg.typed_parameters import check_value, describe_type
+from finetune_reg.hyperparameters.typed_parameters import check_value, describe_type
 
 
 @dataclass(frozen=True)
