@@ -40,7 +40,7 @@ from scipy.stats import ttest_ind
 from torch.nn.functional import cross_entropy, mse_loss
 from transformers import PrinterCallback, Trainer, TrainingArguments, default_data_collator
 
-from finetune_reg.encoders import load_encoder
+from finetune_reg.experiment.encoders import load_encoder
 from finetune_reg.method import TrainingContext
 from finetune_reg.methods import Vanilla
 from finetune_reg.tasks import TaskData, encode, evaluate_predictions, evaluation_loader, load_task, training_loader

@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from finetune_reg.experiment import RunSettings, run
+from finetune_reg.experiment.run import run
+from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.statistics import summarize
 from finetune_reg.tasks import TASKS
 

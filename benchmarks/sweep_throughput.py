@@ -21,8 +21,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from finetune_reg.experiment.records import read_records
 from finetune_reg.hyperparameters.typed_parameters import load_yaml
-from finetune_reg.records import read_records
 from finetune_reg.sweep import PLANS
 
 METHODS = [

@@ -44,8 +44,8 @@ _HOME = {
     "FreeLB": "finetune_reg.methods",
     "Combination": "finetune_reg.methods",
     "load_task": "finetune_reg.tasks",
-    "RunSettings": "finetune_reg.experiment",
-    "run": "finetune_reg.experiment",
+    "RunSettings": "finetune_reg.experiment.settings",
+    "run": "finetune_reg.experiment.run",
     "InputError": "finetune_reg.errors",
 }
 

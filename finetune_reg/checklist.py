@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from finetune_reg.environment import PACKAGES
-from finetune_reg.experiment import SEEDS
+from finetune_reg.experiment.environment import PACKAGES
+from finetune_reg.experiment.settings import SEEDS
 from finetune_reg.results import RECIPE, collect, passes_of, short_name
 from finetune_reg.tasks import get_task
 

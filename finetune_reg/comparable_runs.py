@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from finetune_reg.errors import InputError, unknown_name
-from finetune_reg.experiment import SEEDS, SETTING_TYPES, RunSettings
+from finetune_reg.experiment.records import FINISHED
+from finetune_reg.experiment.settings import SEEDS, SETTING_TYPES, RunSettings
 from finetune_reg.methods import build_method
-from finetune_reg.records import FINISHED
 from finetune_reg.results import SETTING, counted_scores, method_label
 
 MethodSpec = str | dict[str, Any]  # a method's name, or a mapping of the name to hyperparameters

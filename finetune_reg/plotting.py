@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 
-from finetune_reg.records import FINISHED
+from finetune_reg.experiment.records import FINISHED
 from finetune_reg.results import passes_of, score_matrix
 from finetune_reg.statistics import expected_validation_performance
 

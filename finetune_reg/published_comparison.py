@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from finetune_reg.experiment import SEEDS, RunSettings
+from finetune_reg.experiment.records import FINISHED
+from finetune_reg.experiment.settings import SEEDS, RunSettings
 from finetune_reg.published_results import PublishedRows
-from finetune_reg.records import FINISHED
 from finetune_reg.results import RECIPE, counted_scores, method_label, summary_table
 
 PUBLISHED_STATISTICS = ["mean", "std", "median", "max", "value", "failed_fraction"]

@@ -21,10 +21,10 @@ from finetune_reg.checklist import checklist, checklist_items, code_version, env
 from finetune_reg.claims import CLAIMS, MECHANISMS, Verdict, judge_all, load_claims
 from finetune_reg.comparable_runs import SCALE
 from finetune_reg.errors import InputError
-from finetune_reg.experiment import RunSettings
+from finetune_reg.experiment.records import FINISHED
+from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.published_comparison import beside_published, beside_rows, summarize_as_published
 from finetune_reg.published_results import PublishedRows, load_published_results
-from finetune_reg.records import FINISHED
 from finetune_reg.report_tables import (
     HEADERS,
     PageTable,

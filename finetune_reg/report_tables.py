@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from finetune_reg.experiment import RunSettings
+from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.published_comparison import AVERAGES, COUNTERPARTS
 from finetune_reg.results import SETTING, method_label, short_name
 from finetune_reg.tasks import TASKS

@@ -12,9 +12,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pandas as pd
 
 from finetune_reg.errors import InputError
-from finetune_reg.experiment import SEEDS, SETTING_DEFAULTS, SETTING_TYPES
+from finetune_reg.experiment.records import FINISHED, RunRecord, read_record, read_records, record_path, write_record
+from finetune_reg.experiment.settings import SEEDS, SETTING_DEFAULTS, SETTING_TYPES
 from finetune_reg.methods import METHODS
-from finetune_reg.records import FINISHED, RunRecord, read_record, read_records, record_path, write_record
 from finetune_reg.statistics import compare_paired, holm, interquartile_mean, probability_of_improvement, summarize
 
 # What two runs must share to be compared: every setting but the method and the seeds of the run.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from finetune_reg.errors import InputError
-from finetune_reg.experiment import SEEDS
-from finetune_reg.records import FINISHED
+from finetune_reg.experiment.records import FINISHED
+from finetune_reg.experiment.settings import SEEDS
 from finetune_reg.results import RECIPE, counted_scores
 
 SPLIT_BY = ["task", "held_out_fold", "seed_subset", *SEEDS]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from finetune_reg.experiment import RunSettings
-from finetune_reg.records import RunRecord
+from finetune_reg.experiment.records import RunRecord
+from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.tasks import get_task
 
 ENVIRONMENT = {

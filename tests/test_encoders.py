@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 LOAD = """
-from finetune_reg.encoders import load_encoder
+from finetune_reg.experiment.encoders import load_encoder
 from finetune_reg.errors import InputError
 from finetune_reg.tasks import get_task
 import sys

@@ -11,12 +11,13 @@ import torch
 from method_settings import METHOD_SETTINGS
 from transformers import AutoModelForSequenceClassification
 
-from finetune_reg import experiment
-from finetune_reg.encoders import load_encoder
 from finetune_reg.errors import InputError
-from finetune_reg.experiment import RunSettings, run
+from finetune_reg.experiment import run as run_module
+from finetune_reg.experiment.encoders import load_encoder
+from finetune_reg.experiment.records import read_record, read_records, record_path, write_record
+from finetune_reg.experiment.run import run
+from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.methods import METHODS
-from finetune_reg.records import read_record, read_records, record_path, write_record
 from finetune_reg.tasks import get_task
 
 
@@ -54,7 +55,7 @@ def test_every_kind_of_task_runs_with_every_method(settings, tmp_path, task, met
 
 def test_a_finished_run_is_read_and_not_redone(settings, tmp_path, monkeypatch):
     first = run(settings, tmp_path)
-    monkeypatch.setattr(experiment, "load_task", None)
+    monkeypatch.setattr(run_module, "load_task", None)
     assert run(settings, tmp_path) == first
     with pytest.raises(InputError, match="never overwritten"):
         write_record(first, tmp_path)
@@ -62,13 +63,13 @@ def test_a_finished_run_is_read_and_not_redone(settings, tmp_path, monkeypatch):
 
 def test_a_run_that_another_process_finishes_meanwhile_is_read(settings, tmp_path, monkeypatch):
     first = run(settings, tmp_path / "elsewhere")
-    train = experiment.train
+    train = run_module.train
 
     def train_while_another_finishes(*arguments, **options):
         write_record(first, tmp_path)
         return train(*arguments, **options)
 
-    monkeypatch.setattr(experiment, "train", train_while_another_finishes)
+    monkeypatch.setattr(run_module, "train", train_while_another_finishes)
     assert run(settings, tmp_path) == first
 
 
@@ -157,7 +158,7 @@ def test_an_interrupted_run_leaves_no_record(settings, tmp_path, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "train", interrupt)
+    monkeypatch.setattr(run_module, "train", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(settings, tmp_path)
     with pytest.raises(InputError, match="no run records"):

@@ -14,8 +14,8 @@ from training_hosts import context, largest_difference, method_trainer, train_in
 from transformers import AutoModelForSequenceClassification
 
 from finetune_reg.errors import InputError
+from finetune_reg.experiment.pass_counting import PassCounter
 from finetune_reg.methods import METHODS, Vanilla, build_method, method_name
-from finetune_reg.pass_counting import PassCounter
 
 by_method = pytest.mark.parametrize("name", METHODS)
 

@@ -13,10 +13,10 @@ import pytest
 
 from finetune_reg import paths
 from finetune_reg.exercises import exercises
+from finetune_reg.experiment.notebook_parameters import TEMPLATE_PARAMETERS
 from finetune_reg.grading import checked_exercises
 from finetune_reg.methods import METHODS
 from finetune_reg.notebook_execution import course_notebooks, source_hash
-from finetune_reg.notebook_parameters import TEMPLATE_PARAMETERS
 
 
 def name_of(path: Path) -> str:

@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 
 from finetune_reg.building_blocks.dropout_sites import dropout_sites
 from finetune_reg.cli import app
-from finetune_reg.encoders import load_encoder
 from finetune_reg.errors import InputError
-from finetune_reg.experiment import RunSettings
+from finetune_reg.experiment.encoders import load_encoder
+from finetune_reg.experiment.records import read_records, write_record
+from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.hyperparameters.typed_parameters import load_yaml
 from finetune_reg.method import TrainingContext
 from finetune_reg.methods import build_method
@@ -26,7 +27,6 @@ from finetune_reg.methods.guided_dropout import BERT_BASE_RANKING
 from finetune_reg.pocket.fisher_scores import pocket_fisher_scores
 from finetune_reg.published_comparison import beside_rows, scores_as_published, summarize_as_published
 from finetune_reg.published_results import PublishedRows, load_published_results
-from finetune_reg.records import read_records, write_record
 from finetune_reg.report import write_report
 from finetune_reg.results import collect, method_label, pool_fresh_subsets, results_table, summary_table
 from finetune_reg.sweep import PLANS, read_plan

@@ -10,9 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from finetune_reg.encoders import encoder_location, load_encoder
 from finetune_reg.errors import InputError
-from finetune_reg.experiment import RunSettings, run
+from finetune_reg.experiment.encoders import encoder_location, load_encoder
+from finetune_reg.experiment.run import run
+from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.methods import Mixout
 from finetune_reg.methods.mixout import MixLinear
 from finetune_reg.tasks import get_task

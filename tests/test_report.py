@@ -13,7 +13,8 @@ from matplotlib import pyplot as plt
 from recorded_runs import recorded_run
 
 from finetune_reg.errors import InputError
-from finetune_reg.experiment import RunSettings
+from finetune_reg.experiment.records import write_record
+from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.plotting import (
     expected_performance_figure,
     improvement_figure,
@@ -21,7 +22,6 @@ from finetune_reg.plotting import (
     plot_learning_curves,
     scores_figure,
 )
-from finetune_reg.records import write_record
 from finetune_reg.report import HEADERS, checklist, write_report
 from finetune_reg.results import aggregate_table, collect
 

@@ -10,10 +10,11 @@ import pytest
 from recorded_runs import recorded_run
 
 from finetune_reg.errors import InputError
-from finetune_reg.experiment import RunSettings, run
+from finetune_reg.experiment.records import write_record
+from finetune_reg.experiment.run import run
+from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.methods import METHODS
 from finetune_reg.published_comparison import beside_published
-from finetune_reg.records import write_record
 from finetune_reg.results import (
     aggregate_table,
     by_recipe,

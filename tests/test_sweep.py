@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 from finetune_reg.cli import app
 from finetune_reg.errors import InputError
-from finetune_reg.experiment import RunSettings, run
+from finetune_reg.experiment.notebook_parameters import TEMPLATE_PARAMETERS, settings_from
+from finetune_reg.experiment.records import read_records
+from finetune_reg.experiment.run import run
+from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.hyperparameters.typed_parameters import load_yaml, parse_yaml
-from finetune_reg.notebook_parameters import TEMPLATE_PARAMETERS, settings_from
-from finetune_reg.records import read_records
 from finetune_reg.sweep import PLANS, TEMPLATE, NotebookRun, find_plan, read_plan, run_sweep
 from finetune_reg.sweep.cost import (
     MODEL_SIZES,

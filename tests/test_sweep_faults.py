@@ -26,7 +26,7 @@ from sweep_plans import (
     write_plan,
 )
 
-from finetune_reg.experiment import run
+from finetune_reg.experiment.run import run
 from finetune_reg.report import write_report
 from finetune_reg.sweep import NotebookRun, read_plan
 from finetune_reg.sweep.run_locks import is_locked, lock_runs

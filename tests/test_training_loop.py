@@ -8,10 +8,10 @@ from method_settings import METHOD_SETTINGS
 from tiny_encoders import batches, tiny_encoder
 from training_hosts import context, largest_difference, method_trainer, train_in_loop, weights
 
-from finetune_reg.environment import describe_environment
 from finetune_reg.errors import InputError
+from finetune_reg.experiment.environment import describe_environment
+from finetune_reg.experiment.pass_counting import PassCounter
 from finetune_reg.methods import Vanilla
-from finetune_reg.pass_counting import PassCounter
 from finetune_reg.training_loop import TrainingDivergedError, predict, train
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from finetune_reg.encoders import load_encoder
+from finetune_reg.experiment.encoders import load_encoder
 from finetune_reg.sweep.plan import NotebookRun
 from finetune_reg.tasks import get_task, load_split
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from finetune_reg.experiment import RunSettings
+from finetune_reg.experiment.records import FINISHED, RunRecord, read_record
+from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.method import FineTuningMethod
 from finetune_reg.methods import build_method
 from finetune_reg.methods.attention_guided_weight_mixup import AttentionGuidedWeightMixup
-from finetune_reg.records import FINISHED, RunRecord, read_record
 from finetune_reg.sweep.plan import NotebookRun
 from finetune_reg.tasks.loading import FOLDS, POOLED_PARTS
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from finetune_reg.errors import unknown_name
-from finetune_reg.experiment import RunSettings
-from finetune_reg.notebook_parameters import settings_from
+from finetune_reg.experiment.notebook_parameters import settings_from
+from finetune_reg.experiment.records import FINISHED, Status, read_record, record_path
+from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.paths import NOTEBOOKS
-from finetune_reg.records import FINISHED, Status, read_record, record_path
 from finetune_reg.results import method_label
 from finetune_reg.sweep.protocol import Protocol, read_protocol
 from finetune_reg.sweep.worker import NotebookJob, PlannedRun, storage_errors, unfinished_notebook

@@ -11,8 +11,8 @@ from typing import Any
 
 from finetune_reg.comparable_runs import method_identity
 from finetune_reg.errors import InputError, unknown_name
+from finetune_reg.experiment.notebook_parameters import TEMPLATE_PARAMETERS
 from finetune_reg.hyperparameters.typed_parameters import load_yaml
-from finetune_reg.notebook_parameters import TEMPLATE_PARAMETERS
 from finetune_reg.published_results import PublishedRows, check_published_rows
 
 Point = dict[str, Any]

@@ -5,8 +5,8 @@ import torch
 
 from finetune_reg.building_blocks.parameter_selection import count_kept, select_largest, stage_of
 from finetune_reg.exercises import check
-from finetune_reg.experiment import RunSettings
-from finetune_reg.records import RunRecord
+from finetune_reg.experiment.records import RunRecord
+from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.results import results_table
 
 NAMES = ["coasting-of-held-weights", "dps-dense-by-hand", "dps-control"]

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from finetune_reg.errors import InputError, unknown_name
-from finetune_reg.experiment import SEEDS, SETTING_TYPES, RunSettings
+from finetune_reg.experiment.settings import SEEDS, SETTING_TYPES, RunSettings
 from finetune_reg.hyperparameters.typed_parameters import check_value
 
 TEMPLATE_PARAMETERS: dict[str, Any] = {
