@@ -20,7 +20,7 @@ from rich.table import Table
 
 from finetune_reg.experiment.run import run
 from finetune_reg.experiment.settings import RunSettings
-from finetune_reg.statistics import summarize
+from finetune_reg.results.statistics import summarize
 from finetune_reg.tasks import TASKS
 
 VARIANTS = {

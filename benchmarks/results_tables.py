@@ -15,9 +15,9 @@ from typing import Any
 import pandas as pd
 
 from finetune_reg.paths import RESULTS, SELECTION
-from finetune_reg.plotting import METRIC_LABELS
-from finetune_reg.results import BASELINE, load_results, short_method_label, summary_table
-from finetune_reg.selection import rank_candidates, runs_as_chosen
+from finetune_reg.results.plotting import METRIC_LABELS
+from finetune_reg.results.run_tables import BASELINE, load_results, short_method_label, summary_table
+from finetune_reg.results.selection import rank_candidates, runs_as_chosen
 
 STEM = "glue300_minilm"
 TASKS = ["sst2", "stsb", "mrpc", "cola", "rte"]

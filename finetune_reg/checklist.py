@@ -14,7 +14,7 @@ import pandas as pd
 
 from finetune_reg.experiment.environment import PACKAGES
 from finetune_reg.experiment.settings import SEEDS
-from finetune_reg.results import RECIPE, collect, passes_of, short_name
+from finetune_reg.results.run_tables import RECIPE, collect, passes_of, short_name
 from finetune_reg.tasks import get_task
 
 LEFT_TO_THE_AUTHOR = (

@@ -114,7 +114,7 @@ def reproduce(
 @app.command()
 def collect(folder: Folder, out: Annotated[Path, typer.Option(help="Parquet file.")] = Path("results.parquet")) -> None:
     """Gather the records below a folder in one Parquet table."""
-    from finetune_reg.results import collect
+    from finetune_reg.results.run_tables import collect
 
     console.print(f"{len(collect(folder, out))} runs in {out}")
 
@@ -125,7 +125,7 @@ def restore(
     output_dir: Annotated[Path, typer.Option(help="Folder that gets their records.")],
 ) -> None:
     """Write a table's runs back as records: a sweep in that folder then makes only the missing ones."""
-    from finetune_reg.results import load_results, restore
+    from finetune_reg.results.run_tables import load_results, restore
 
     console.print(f"{len(restore(load_results(table), output_dir))} runs in {output_dir}")
 
@@ -136,8 +136,8 @@ def select(
     by_task: Annotated[bool, typer.Option("--by-task", help="Choose for each task, not once for all.")] = False,
 ) -> None:
     """Rank settings by their scores on held-out fifths of the training rows, and choose the best of each method."""
-    from finetune_reg.results import load_results
-    from finetune_reg.selection import rank_candidates
+    from finetune_reg.results.run_tables import load_results
+    from finetune_reg.results.selection import rank_candidates
 
     runs = load_results(results)
     for part in [group for _, group in runs.groupby("task", sort=False)] if by_task else [runs]:

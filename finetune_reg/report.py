@@ -16,15 +16,10 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from matplotlib.figure import Figure
 
-from finetune_reg import plotting
 from finetune_reg.checklist import checklist, checklist_items, code_version, environment_facts
-from finetune_reg.claims import CLAIMS, MECHANISMS, Verdict, judge_all, load_claims
-from finetune_reg.comparable_runs import SCALE
 from finetune_reg.errors import InputError
 from finetune_reg.experiment.records import FINISHED
 from finetune_reg.experiment.settings import RunSettings
-from finetune_reg.published_comparison import beside_published, beside_rows, summarize_as_published
-from finetune_reg.published_results import PublishedRows, load_published_results
 from finetune_reg.report_tables import (
     HEADERS,
     PageTable,
@@ -35,7 +30,12 @@ from finetune_reg.report_tables import (
     unfinished_table,
     waiting_table,
 )
-from finetune_reg.results import (
+from finetune_reg.results import plotting
+from finetune_reg.results.claims import CLAIMS, MECHANISMS, Verdict, judge_all, load_claims
+from finetune_reg.results.comparable_runs import SCALE
+from finetune_reg.results.published_comparison import beside_published, beside_rows, summarize_as_published
+from finetune_reg.results.published_results import PublishedRows, load_published_results
+from finetune_reg.results.run_tables import (
     RECIPE,
     aggregate_table,
     by_recipe,

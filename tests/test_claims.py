@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from finetune_reg.claims import CLAIMS, MECHANISMS, Claim, judge, judge_all, load_claims, published_effect
 from finetune_reg.errors import InputError
 from finetune_reg.experiment.records import RunRecord
 from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.hyperparameters.typed_parameters import load_yaml
 from finetune_reg.methods import SMART, AttentionGuidedWeightMixup, ChildTuningD, ChildTuningF
-from finetune_reg.published_results import load_published_results
-from finetune_reg.results import results_table
+from finetune_reg.results.claims import CLAIMS, MECHANISMS, Claim, judge, judge_all, load_claims, published_effect
+from finetune_reg.results.published_results import load_published_results
+from finetune_reg.results.run_tables import results_table
 from finetune_reg.sweep import find_plan, read_plan
 
 CLAIM = Claim(

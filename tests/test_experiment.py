@@ -146,7 +146,7 @@ def test_a_failing_run_is_recorded_and_raises_and_is_redone(settings, tmp_path, 
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "train", fail)
+        patch.setattr(run_module, "train", fail)
         with pytest.raises(RuntimeError):
             run(settings, tmp_path)
     (record,) = read_records(tmp_path)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from finetune_reg.paired_differences import STATISTICS, difference_of
+from finetune_reg.results.paired_differences import STATISTICS, difference_of
 
 SCORES = np.array([[60.0, 70, 80, 90], [50, 50, 50, 70]])
 REFERENCE = np.array([[50.0, 70, 70, 70], [50, 40, 40, 60]])

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from finetune_reg.plotting import score_ranges, show
+from finetune_reg.results.plotting import score_ranges, show
 
 
 @pytest.fixture

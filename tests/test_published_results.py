@@ -9,7 +9,7 @@ import pytest
 
 from finetune_reg.errors import InputError
 from finetune_reg.methods import METHODS
-from finetune_reg.published_results import COLUMNS, PUBLISHED_RESULTS, load_published_results
+from finetune_reg.results.published_results import COLUMNS, PUBLISHED_RESULTS, load_published_results
 from finetune_reg.tasks.task_table import TASKS
 
 ROWS_PER_PAPER = {

@@ -7,8 +7,8 @@ import runpy
 import pytest
 
 from finetune_reg.paths import ROOT
-from finetune_reg.results import load_results
-from finetune_reg.selection import rank_candidates
+from finetune_reg.results.run_tables import load_results
+from finetune_reg.results.selection import rank_candidates
 from finetune_reg.sweep.plan import find_plan, read_plan
 
 TABLES = {path.stem: path for path in (ROOT / "data" / "results").glob("*.parquet")}

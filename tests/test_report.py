@@ -15,15 +15,15 @@ from recorded_runs import recorded_run
 from finetune_reg.errors import InputError
 from finetune_reg.experiment.records import write_record
 from finetune_reg.experiment.settings import RunSettings
-from finetune_reg.plotting import (
+from finetune_reg.report import HEADERS, checklist, write_report
+from finetune_reg.results.plotting import (
     expected_performance_figure,
     improvement_figure,
     learning_curves_figure,
     plot_learning_curves,
     scores_figure,
 )
-from finetune_reg.report import HEADERS, checklist, write_report
-from finetune_reg.results import aggregate_table, collect
+from finetune_reg.results.run_tables import aggregate_table, collect
 
 DIVERGED = "The loss is nan at update 3: lower the learning rate."
 
@@ -124,7 +124,7 @@ def test_diverged_runs_are_listed_with_their_error(page):
 
 
 def test_every_claim_is_judged_or_named_as_not_run(page):
-    from finetune_reg.claims import MECHANISMS, load_claims
+    from finetune_reg.results.claims import MECHANISMS, load_claims
 
     claims = [*load_claims(), *load_claims(MECHANISMS)]
     (count,) = re.findall(r"Not run here, (\d+) claims", page)
@@ -198,7 +198,7 @@ def test_figures_label_every_axis(folder):
 
 
 def test_more_tasks_than_fit_in_a_line_go_to_the_next():
-    from finetune_reg.results import results_table
+    from finetune_reg.results.run_tables import results_table
 
     tasks = ("rte", "stsb", "cola", "mrpc", "sst2")
     figure = scores_figure(results_table([recorded_run(task) for task in tasks]))

@@ -14,8 +14,8 @@ from finetune_reg.experiment.records import write_record
 from finetune_reg.experiment.run import run
 from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.methods import METHODS
-from finetune_reg.published_comparison import beside_published
-from finetune_reg.results import (
+from finetune_reg.results.published_comparison import beside_published
+from finetune_reg.results.run_tables import (
     aggregate_table,
     by_recipe,
     collect,

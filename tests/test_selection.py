@@ -6,8 +6,8 @@ import pytest
 from recorded_runs import recorded_run
 
 from finetune_reg.errors import InputError
-from finetune_reg.results import results_table, summary_table
-from finetune_reg.selection import rank_candidates, runs_as_chosen
+from finetune_reg.results.run_tables import results_table, summary_table
+from finetune_reg.results.selection import rank_candidates, runs_as_chosen
 
 SCORES = {1e-4: {"rte": [0.5, 0.6], "mrpc": [0.9, 0.8]}, 2e-4: {"rte": [0.7, 0.6], "mrpc": [0.7, 0.9]}}
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from finetune_reg.errors import InputError
-from finetune_reg.statistics import (
+from finetune_reg.results.statistics import (
     compare_paired,
     expected_validation_performance,
     holm,

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from finetune_reg.exercises import Checker
-from finetune_reg.results import SETTING
+from finetune_reg.results.run_tables import SETTING
 
 Masks = Mapping[str, torch.Tensor]
 

@@ -14,7 +14,7 @@ from finetune_reg.errors import InputError
 from finetune_reg.exercises import Checker
 from finetune_reg.method import FineTuningMethod
 from finetune_reg.methods import L2SP, SMART, ChildTuningD, Combination, Mixout, NoisyTune, RDrop
-from finetune_reg.statistics import compare_paired
+from finetune_reg.results.statistics import compare_paired
 
 CELLS = ("neither", "L2-SP", "Mixout", "both")
 

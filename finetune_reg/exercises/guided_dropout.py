@@ -12,7 +12,7 @@ import torch
 
 from finetune_reg.exercises import Checker
 from finetune_reg.experiment.settings import SEEDS
-from finetune_reg.statistics import compare_paired
+from finetune_reg.results.statistics import compare_paired
 
 RATES = ([0.1, 0.0], [0.099 - 0.00275 * rank for rank in range(37)], [0.3, 0.3, 0.3], [0.9, 0.5, 0.0, 0.2])
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from finetune_reg.exercises import Checker
-from finetune_reg.statistics import compare_paired
+from finetune_reg.results.statistics import compare_paired
 
 DOUBLE = {"dtype": torch.float64}
 BETAS, EPSILON = (0.9, 0.999), 1e-8

@@ -9,11 +9,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from finetune_reg.comparable_runs import method_identity
 from finetune_reg.errors import InputError, unknown_name
 from finetune_reg.experiment.notebook_parameters import TEMPLATE_PARAMETERS
 from finetune_reg.hyperparameters.typed_parameters import load_yaml
-from finetune_reg.published_results import PublishedRows, check_published_rows
+from finetune_reg.results.comparable_runs import method_identity
+from finetune_reg.results.published_results import PublishedRows, check_published_rows
 
 Point = dict[str, Any]
 OF_A_SCALE = ("base", "grid", "exclude", "by_task")

@@ -9,7 +9,7 @@ from finetune_reg.exercises import check
 from finetune_reg.experiment.records import RunRecord
 from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.methods.child_tuning_f import mask_gradient
-from finetune_reg.results import results_table
+from finetune_reg.results.run_tables import results_table
 
 NAMES = ["adam-step-under-masks", "random-child", "child-tuning-control"]
 

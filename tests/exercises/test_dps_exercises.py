@@ -7,7 +7,7 @@ from finetune_reg.building_blocks.parameter_selection import count_kept, select_
 from finetune_reg.exercises import check
 from finetune_reg.experiment.records import RunRecord
 from finetune_reg.experiment.settings import RunSettings
-from finetune_reg.results import results_table
+from finetune_reg.results.run_tables import results_table
 
 NAMES = ["coasting-of-held-weights", "dps-dense-by-hand", "dps-control"]
 

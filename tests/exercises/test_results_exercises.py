@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from finetune_reg.exercises import check
-from finetune_reg.statistics import holm
+from finetune_reg.results.statistics import holm
 
 
 def verdict(n, low, high, p_value, minimal_effect):

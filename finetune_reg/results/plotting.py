@@ -21,8 +21,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 
 from finetune_reg.experiment.records import FINISHED
-from finetune_reg.results import passes_of, score_matrix
-from finetune_reg.statistics import expected_validation_performance
+from finetune_reg.results.run_tables import passes_of, score_matrix
+from finetune_reg.results.statistics import expected_validation_performance
 
 PALETTE = sns.color_palette("colorblind")
 DASHES = ("-", "--", ":", "-.")

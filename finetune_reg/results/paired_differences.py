@@ -20,7 +20,7 @@ from typing import Literal, get_args
 import numpy as np
 from scipy import stats
 
-from finetune_reg.statistics import RESAMPLES, SEED, compare_paired
+from finetune_reg.results.statistics import RESAMPLES, SEED, compare_paired
 
 Statistic = Literal["mean", "median", "max", "std", "failed_fraction", "probability_of_improvement"]
 STATISTICS: tuple[str, ...] = get_args(Statistic)

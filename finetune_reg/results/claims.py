@@ -29,7 +29,10 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from finetune_reg.comparable_runs import (
+from finetune_reg.errors import InputError, unknown_name
+from finetune_reg.hyperparameters.typed_parameters import check_arguments, load_yaml
+from finetune_reg.paths import ROOT
+from finetune_reg.results.comparable_runs import (
     MethodSpec,
     both_fail,
     check_changes,
@@ -41,12 +44,9 @@ from finetune_reg.comparable_runs import (
     runs_beside,
     settings_words,
 )
-from finetune_reg.errors import InputError, unknown_name
-from finetune_reg.hyperparameters.typed_parameters import check_arguments, load_yaml
-from finetune_reg.paired_differences import Difference, Statistic, difference_of
-from finetune_reg.paths import ROOT
-from finetune_reg.published_results import load_published_results
-from finetune_reg.statistics import holm
+from finetune_reg.results.paired_differences import Difference, Statistic, difference_of
+from finetune_reg.results.published_results import load_published_results
+from finetune_reg.results.statistics import holm
 from finetune_reg.tasks import get_task
 
 CLAIMS = ROOT / "data" / "claims.yaml"

@@ -7,7 +7,7 @@ import pandas as pd
 from finetune_reg.errors import InputError
 from finetune_reg.experiment.records import FINISHED
 from finetune_reg.experiment.settings import SEEDS
-from finetune_reg.results import RECIPE, counted_scores
+from finetune_reg.results.run_tables import RECIPE, counted_scores
 
 SPLIT_BY = ["task", "held_out_fold", "seed_subset", *SEEDS]
 CANDIDATE = ["method", "method_label", *(name for name in RECIPE if name not in ("held_out_fold", "seed_subset"))]

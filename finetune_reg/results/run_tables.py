@@ -15,7 +15,13 @@ from finetune_reg.errors import InputError
 from finetune_reg.experiment.records import FINISHED, RunRecord, read_record, read_records, record_path, write_record
 from finetune_reg.experiment.settings import SEEDS, SETTING_DEFAULTS, SETTING_TYPES
 from finetune_reg.methods import METHODS
-from finetune_reg.statistics import compare_paired, holm, interquartile_mean, probability_of_improvement, summarize
+from finetune_reg.results.statistics import (
+    compare_paired,
+    holm,
+    interquartile_mean,
+    probability_of_improvement,
+    summarize,
+)
 
 # What two runs must share to be compared: every setting but the method and the seeds of the run.
 SETTING = [name for name in SETTING_TYPES if name not in ("method", "method_hyperparameters", *SEEDS)]

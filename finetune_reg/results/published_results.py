@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from finetune_reg.comparable_runs import MethodSpec, method_words
 from finetune_reg.errors import InputError, unknown_name
 from finetune_reg.paths import ROOT
+from finetune_reg.results.comparable_runs import MethodSpec, method_words
 
 PUBLISHED_RESULTS = ROOT / "data" / "published_results.csv"
 COLUMNS = {

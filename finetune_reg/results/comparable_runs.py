@@ -13,7 +13,7 @@ from finetune_reg.errors import InputError, unknown_name
 from finetune_reg.experiment.records import FINISHED
 from finetune_reg.experiment.settings import SEEDS, SETTING_TYPES, RunSettings
 from finetune_reg.methods import build_method
-from finetune_reg.results import SETTING, counted_scores, method_label
+from finetune_reg.results.run_tables import SETTING, counted_scores, method_label
 
 MethodSpec = str | dict[str, Any]  # a method's name, or a mapping of the name to hyperparameters
 

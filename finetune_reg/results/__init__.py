@@ -1,0 +1,12 @@
+"""From records to what they show: tables, comparisons, verdicts, figures.
+
+run_tables.py            records -> one row per run -> summaries per setting and over tasks
+statistics.py            intervals, tests, aggregates over tasks
+comparable_runs.py       which runs may stand side by side
+paired_differences.py    how far two methods differ on equal seeds
+published_results.py     the figures that papers report
+published_comparison.py  ours beside theirs
+claims.py                what papers claim, and our verdicts
+selection.py             hyperparameters, chosen on held-out rows
+plotting.py              the figures of notebooks and reports
+"""
