@@ -36,7 +36,7 @@ notebook-tests: setup
 		--nbval-kernel-startup-timeout=120 notebooks
 
 notebooks: setup
-	$(BIN)/python -m finetune_reg.notebook_execution
+	$(BIN)/python -m finetune_reg.course.notebook_execution
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .ruff_cache

@@ -155,11 +155,11 @@ def report(
 ) -> None:
     """Write and print the report of a folder of records."""
     if checklist:
-        from finetune_reg.report import checklist as reproducibility_checklist
+        from finetune_reg.report.page import checklist as reproducibility_checklist
 
         console.print(reproducibility_checklist(folder), markup=False, highlight=False, soft_wrap=True)
         return
-    from finetune_reg.report import HEADERS, write_report
+    from finetune_reg.report.page import HEADERS, write_report
     from finetune_reg.sweep.plan import stored_plan
     from finetune_reg.sweep.protocol import stored_protocols
 
@@ -187,7 +187,7 @@ def grade(
     time_limit: Annotated[float, typer.Option(min=0.001, help="Minutes that one notebook may run.")] = 10.0,
 ) -> None:
     """Execute each notebook in a fresh kernel and count the exercises that are right. It runs what students wrote."""
-    from finetune_reg.grading import grade
+    from finetune_reg.course.grading import grade
 
     graded = grade(folder, out, time_limit)
     table = Table("submission", "points", "error")

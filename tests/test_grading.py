@@ -11,9 +11,9 @@ import nbformat
 import pandas as pd
 import pytest
 
+from finetune_reg.course.exercises import CHECK_LOG
+from finetune_reg.course.grading import checked_exercises, grade
 from finetune_reg.errors import InputError
-from finetune_reg.exercises import CHECK_LOG
-from finetune_reg.grading import checked_exercises, grade
 
 EXERCISES = ["best-of-k-without-replacement", "sign-flip-test", "fewest-pairs"]
 BEST_OF_K = """
@@ -41,7 +41,8 @@ CHECKS = [
 def submission(path: Path, best_of_k: str, sign_flip: str, answer: str, before_last: str = "") -> None:
     """Write notebook 02's exercises as a student hands them in: filled in, not executed, with the strict switch on."""
     sources = ["strict_exercises = True  # True: an unsolved exercise is an error"]
-    sources += ["from finetune_reg.exercises import check", f"{best_of_k}\n{CHECKS[0]}", f"{sign_flip}\n{CHECKS[1]}"]
+    sources += ["from finetune_reg.course.exercises import check"]
+    sources += [f"{best_of_k}\n{CHECKS[0]}", f"{sign_flip}\n{CHECKS[1]}"]
     sources += [before_last, f"answer = {answer}\n{CHECKS[2]}"]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources if source])
     notebook.cells[0].metadata.tags = ["parameters"]

@@ -12,11 +12,11 @@ import nbformat
 import pytest
 
 from finetune_reg import paths
-from finetune_reg.exercises import exercises
+from finetune_reg.course.exercises import exercises
+from finetune_reg.course.grading import checked_exercises
+from finetune_reg.course.notebook_execution import course_notebooks, source_hash
 from finetune_reg.experiment.notebook_parameters import TEMPLATE_PARAMETERS
-from finetune_reg.grading import checked_exercises
 from finetune_reg.methods import METHODS
-from finetune_reg.notebook_execution import course_notebooks, source_hash
 
 
 def name_of(path: Path) -> str:

@@ -91,7 +91,8 @@ def test_a_wheel_carries_pocket_the_template_the_claims_and_the_report(tmp_path)
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     script = (
         "from finetune_reg import RunSettings, run; from finetune_reg.sweep import TEMPLATE, find_plan;"
-        "from finetune_reg.results.claims import MECHANISMS, load_claims; from finetune_reg.report import write_report;"
+        "from finetune_reg.results.claims import MECHANISMS, load_claims;"
+        "from finetune_reg.report.page import write_report;"
         "assert TEMPLATE.is_file() and find_plan('pocket').is_file() and load_claims() and load_claims(MECHANISMS);"
         "print(run(RunSettings(n_train=8, epochs=1), 'runs').status, write_report('runs')[0].is_file())"
     )

@@ -25,7 +25,7 @@ from finetune_reg.method import TrainingContext
 from finetune_reg.methods import build_method
 from finetune_reg.methods.guided_dropout import BERT_BASE_RANKING
 from finetune_reg.pocket.fisher_scores import pocket_fisher_scores
-from finetune_reg.report import write_report
+from finetune_reg.report.page import write_report
 from finetune_reg.results.published_comparison import beside_rows, scores_as_published, summarize_as_published
 from finetune_reg.results.published_results import PublishedRows, load_published_results
 from finetune_reg.results.run_tables import collect, method_label, pool_fresh_subsets, results_table, summary_table

@@ -15,7 +15,7 @@ from recorded_runs import recorded_run
 from finetune_reg.errors import InputError
 from finetune_reg.experiment.records import write_record
 from finetune_reg.experiment.settings import RunSettings
-from finetune_reg.report import HEADERS, checklist, write_report
+from finetune_reg.report.page import HEADERS, checklist, write_report
 from finetune_reg.results.plotting import (
     expected_performance_figure,
     improvement_figure,

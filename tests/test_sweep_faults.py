@@ -27,7 +27,7 @@ from sweep_plans import (
 )
 
 from finetune_reg.experiment.run import run
-from finetune_reg.report import write_report
+from finetune_reg.report.page import write_report
 from finetune_reg.sweep import NotebookRun, read_plan
 from finetune_reg.sweep.run_locks import is_locked, lock_runs
 from finetune_reg.sweep.worker import execute_job

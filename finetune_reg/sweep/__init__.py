@@ -1,11 +1,17 @@
 """Sweeps: a grid of papermill runs of the template notebook, executed by Dask, resumable at any moment.
 
-    protocol.py   a YAML file -> points of a grid, at a scale        plan.py       points -> notebooks of runs
-    cost.py       what a plan costs, before it starts                availability.py  are its data and models there?
-    worker.py     one notebook, in a worker process                  run_locks.py  no run is made twice at a time
-    engines.py    where the workers are: here, a cluster, Slurm      engine.py     plan -> records, with live progress
-    status.py     done, failed, running, waiting                     job_array.py  the same as a Slurm job array
-    commands.py   `finetune-reg sweep ...`
+protocol.py        a YAML file -> points of a grid, at a scale
+plan.py            points -> notebooks of runs
+cost.py            what a plan costs, before it starts
+availability.py    are its data and models there?
+engine.py          plan -> records, with live progress
+engines.py         where the workers are: here, on a cluster, on Slurm
+worker.py          one notebook, in a worker process
+kernel_sockets.py  how its kernel is reached
+run_locks.py       no run is made twice at a time
+status.py          done, failed, running, waiting
+job_array.py       the same as a Slurm job array
+commands.py        `finetune-reg sweep ...`
 
 A run is identified by the hash of its settings, and what happened to it is its record: nothing else is remembered.
 Names are loaded when first used, so that a worker starts without PyTorch, which only its kernels need.

@@ -19,8 +19,8 @@ from typing import Any
 
 from finetune_reg.errors import InputError
 from finetune_reg.experiment.records import FINISHED, RunRecord, Status, read_record, record_path, write_record
-from finetune_reg.kernel_sockets import private_kernel_sockets
 from finetune_reg.paths import NOTEBOOKS
+from finetune_reg.sweep.kernel_sockets import private_kernel_sockets
 from finetune_reg.sweep.run_locks import lock_runs
 
 TEMPLATE = NOTEBOOKS / "11_low_resource_glue.ipynb"

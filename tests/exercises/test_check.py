@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-import finetune_reg.exercises as package
+import finetune_reg.course.exercises as package
+from finetune_reg.course.exercises import CHECK_LOG, NotSolvedError, check, exercises, topics
 from finetune_reg.errors import InputError
-from finetune_reg.exercises import CHECK_LOG, NotSolvedError, check, exercises, topics
 
 
 def double_of_three(attempt):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from finetune_reg.exercises import check
+from finetune_reg.course.exercises import check
 from finetune_reg.experiment.records import RunRecord
 from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.methods.child_tuning_f import mask_gradient

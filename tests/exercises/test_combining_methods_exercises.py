@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from finetune_reg.exercises import check
-from finetune_reg.exercises.combining_methods import CELLS, EXERCISES
+from finetune_reg.course.exercises import check
+from finetune_reg.course.exercises.combining_methods import CELLS, EXERCISES
 
 STAGES = ["initialization", "preparation", "search", "reference"]
 SCORES = {

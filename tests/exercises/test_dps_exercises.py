@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from finetune_reg.building_blocks.parameter_selection import count_kept, select_largest, stage_of
-from finetune_reg.exercises import check
+from finetune_reg.course.exercises import check
 from finetune_reg.experiment.records import RunRecord
 from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.results.run_tables import results_table

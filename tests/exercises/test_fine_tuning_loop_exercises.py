@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from finetune_reg import FineTuningMethod
-from finetune_reg.exercises import check
+from finetune_reg.course.exercises import check
 
 
 def report(capsys, name, attempt):

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from finetune_reg.building_blocks.sub_layer_fisher import sub_layer_score
-from finetune_reg.exercises import check
-from finetune_reg.exercises.guided_dropout import EXERCISES
+from finetune_reg.course.exercises import check
+from finetune_reg.course.exercises.guided_dropout import EXERCISES
 from finetune_reg.results.statistics import compare_paired
 
 GUIDED, UNIFORM = [0.84, 0.81, 0.83], [0.82, 0.82, 0.80]

@@ -6,7 +6,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from finetune_reg.exercises import check
+from finetune_reg.course.exercises import check
 
 
 def best_of_k(scores, k):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from finetune_reg.exercises import check
+from finetune_reg.course.exercises import check
 from finetune_reg.methods.mixout import mixout
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from finetune_reg.exercises import check
+from finetune_reg.course.exercises import check
 from finetune_reg.results.statistics import holm
 
 

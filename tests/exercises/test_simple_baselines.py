@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 import torch
 
-from finetune_reg.exercises import check
-from finetune_reg.exercises.simple_baselines import EXERCISES
+from finetune_reg.course.exercises import check
+from finetune_reg.course.exercises.simple_baselines import EXERCISES
 from finetune_reg.results.statistics import compare_paired
 
 SCORES, BASELINE = [0.81, 0.79, 0.84], [0.78, 0.80, 0.79]

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from finetune_reg.exercises import NotSolvedError, check
-from finetune_reg.exercises.smart import EXERCISES
+from finetune_reg.course.exercises import NotSolvedError, check
+from finetune_reg.course.exercises.smart import EXERCISES
 
 
 def fisher(weight, x):

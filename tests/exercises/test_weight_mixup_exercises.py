@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from finetune_reg.building_blocks.hypergradient import identity_hypergradient
-from finetune_reg.exercises import check
-from finetune_reg.exercises.weight_mixup import EXERCISES
+from finetune_reg.course.exercises import check
+from finetune_reg.course.exercises.weight_mixup import EXERCISES
 
 RATIOS = {"equation": 6e-4, "own masks": 3e-3, "identity": 4.0, "preconditioned": 1500.0}
 

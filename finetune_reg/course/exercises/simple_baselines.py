@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from finetune_reg.exercises import Checker
+from finetune_reg.course.exercises import Checker
 from finetune_reg.results.statistics import compare_paired
 
 DOUBLE = {"dtype": torch.float64}

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from finetune_reg.building_blocks.output_divergence import symmetric_kl
-from finetune_reg.exercises import Checker
+from finetune_reg.course.exercises import Checker
 
 DOUBLE = {"dtype": torch.float64}
 SEEDS = ["seed_init", "seed_order", "seed_noise"]

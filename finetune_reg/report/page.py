@@ -1,6 +1,6 @@
 """Records in, one page out: tables with counts and intervals, figures, published figures, claims, and what is missing.
 
-The page, `report.html`, needs no other file and no network; `report.html.jinja` is its template.
+The page, `report.html`, needs no other file and no network; `page.html.jinja` is its template.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from matplotlib.figure import Figure
 
-from finetune_reg.checklist import checklist, checklist_items, code_version, environment_facts
 from finetune_reg.errors import InputError
 from finetune_reg.experiment.records import FINISHED
 from finetune_reg.experiment.settings import RunSettings
-from finetune_reg.report_tables import (
+from finetune_reg.report.checklist import checklist, checklist_items, code_version, environment_facts
+from finetune_reg.report.page_tables import (
     HEADERS,
     PageTable,
     aggregates_table,
@@ -269,7 +269,7 @@ def _header(table: pd.DataFrame) -> list[tuple[str, str]]:
 def _template() -> Template:
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.get_template("report.html.jinja")
+    return environment.get_template("page.html.jinja")
 
 
 def _slug(text: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import combinations, product
 from statistics import fmean
 
-from finetune_reg.exercises import Checker
+from finetune_reg.course.exercises import Checker
 
 SCORES = (0.71, 0.55, 0.8, 0.62, 0.55)
 DIFFERENCES = ((1.0, 2.0, 3.0), (1.0, 1.0, 1.0, 1.0, 1.0), (3.0, -1.0, 4.0, 1.0, -5.0, 9.0), (-2.0, -4.0, -1.0, -8.0))

@@ -8,7 +8,7 @@ from itertools import product
 import torch
 from torch import nn
 
-from finetune_reg.exercises import Checker
+from finetune_reg.course.exercises import Checker
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 

@@ -1,8 +1,9 @@
 """Execute the course's notebooks in place, so that they are committed with fresh outputs.
 
-Run as `python -m finetune_reg.notebook_execution [NOTEBOOK ...]`; it prints the seconds that each notebook took. A
-hash over the sources of the cells is stored in the notebook's metadata; a test compares it, so that no output is older
-than its source. Notebooks read finished runs from `runs/`: remove that folder first for fresh results and honest times.
+Run as `python -m finetune_reg.course.notebook_execution [NOTEBOOK ...]`; it prints the seconds that each notebook took.
+A hash over the sources of the cells is stored in the notebook's metadata; a test compares it, so that no output is
+older than its source. Notebooks read finished runs from `runs/`: remove that folder first for fresh results and honest
+times.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from time import perf_counter
 import nbformat
 from nbclient import NotebookClient
 
-from finetune_reg.kernel_sockets import private_kernel_sockets
 from finetune_reg.paths import NOTEBOOKS
+from finetune_reg.sweep.kernel_sockets import private_kernel_sockets
 
 # Far more than any cell takes on a free machine; a loaded one is slower.
 CELL_SECONDS = 1800

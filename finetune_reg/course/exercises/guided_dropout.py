@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from finetune_reg.exercises import Checker
+from finetune_reg.course.exercises import Checker
 from finetune_reg.experiment.settings import SEEDS
 from finetune_reg.results.statistics import compare_paired
 

@@ -9,7 +9,7 @@ from itertools import product
 import pandas as pd
 import torch
 
-from finetune_reg.exercises import Checker
+from finetune_reg.course.exercises import Checker
 from finetune_reg.results.run_tables import SETTING
 
 Gradients = list[torch.Tensor]

@@ -9,7 +9,7 @@ from itertools import product
 import torch
 
 from finetune_reg.building_blocks.hypergradient import Loss
-from finetune_reg.exercises import Checker
+from finetune_reg.course.exercises import Checker
 
 MixedDerivative = Callable[[Loss, Sequence[torch.Tensor], Sequence[torch.Tensor], Sequence[torch.Tensor]], list]
 

@@ -9,7 +9,7 @@ from itertools import product
 import torch
 from scipy import stats
 
-from finetune_reg.exercises import Checker
+from finetune_reg.course.exercises import Checker
 
 Minimizer = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 Mix = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]

@@ -25,9 +25,9 @@ from time import monotonic
 import nbformat
 import pandas as pd
 
+from finetune_reg.course.exercises import CHECK_LOG, topics
 from finetune_reg.errors import InputError
-from finetune_reg.exercises import CHECK_LOG, topics
-from finetune_reg.kernel_sockets import private_kernel_sockets
+from finetune_reg.sweep.kernel_sockets import private_kernel_sockets
 
 START_SECONDS = 120
 

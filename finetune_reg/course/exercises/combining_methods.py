@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from finetune_reg.course.exercises import Checker
 from finetune_reg.errors import InputError
-from finetune_reg.exercises import Checker
 from finetune_reg.method import FineTuningMethod
 from finetune_reg.methods import L2SP, SMART, ChildTuningD, Combination, Mixout, NoisyTune, RDrop
 from finetune_reg.results.statistics import compare_paired

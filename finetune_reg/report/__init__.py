@@ -1,0 +1,6 @@
+"""The report of a folder of records: one page.
+
+page.py          sections, figures, published figures and verdicts, put into the template page.html.jinja
+page_tables.py   its tables, formatted for people
+checklist.py     the reproducibility checklist, answered from the records
+"""
