@@ -54,11 +54,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from finetune_reg.bilevel_search import BilevelSearch, count_iterations, training_on_trial
 from finetune_reg.building_blocks.module_surgery import backbone_module_names, replace_linears, share_parameters
 from finetune_reg.errors import InputError
 from finetune_reg.hyperparameters.ranges import Count, CountOrZero, Interval, NonNegative, Positive
 from finetune_reg.method import FineTuningMethod, TrainingContext
+from finetune_reg.methods.attention_guided_weight_mixup_search import BilevelSearch, count_iterations, training_on_trial
 
 Mixing = Literal["convex", "factored"]
 

@@ -13,13 +13,13 @@ from torch.nn import functional as F
 from training_hosts import context, largest_difference, train_in_loop, weights
 from transformers import BertConfig, BertForSequenceClassification
 
-from finetune_reg.bilevel_search import BilevelSearch, count_iterations, split_examples
 from finetune_reg.building_blocks.module_surgery import backbone_module_names
 from finetune_reg.errors import InputError, TrainingDivergedError
 from finetune_reg.experiment.pass_counting import PassCounter
 from finetune_reg.method import TrainingContext
 from finetune_reg.methods import AttentionGuidedWeightMixup, Mixout
 from finetune_reg.methods.attention_guided_weight_mixup import MixedLinear, attention_coefficients, mix_weights
+from finetune_reg.methods.attention_guided_weight_mixup_search import BilevelSearch, count_iterations, split_examples
 
 DOUBLE = {"dtype": torch.float64}
 A1, A2 = torch.tensor([[1.0], [0.5]], **DOUBLE), torch.tensor([[1.0, 0.8]], **DOUBLE)
