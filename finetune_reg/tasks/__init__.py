@@ -1,4 +1,10 @@
-"""Tasks: the table, loading, frozen subsets, metrics and batches."""
+"""Tasks: what they are, their rows, their scores.
+
+task_table.py  every task: columns, labels, metrics
+loading.py     rows from pocket, a folder or the hub; frozen subsets
+batching.py    rows -> tokens -> padded batches
+metrics.py     scores, those of constant answers among them
+"""
 
 from finetune_reg.tasks.batching import encode, evaluation_loader, training_loader
 from finetune_reg.tasks.loading import TaskData, load_split, load_task
