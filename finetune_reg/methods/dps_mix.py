@@ -62,6 +62,7 @@ from finetune_reg.building_blocks.parameter_selection import (
 )
 from finetune_reg.hyperparameters.ranges import Fraction
 from finetune_reg.method import FineTuningMethod, TrainingContext
+from finetune_reg.methods.mixout import mixout
 
 SHORTEST_PENALIZED_STAGE = 50
 
@@ -73,7 +74,7 @@ def mixed_weight(
     keep_fraction: float,
     rescale_gradient: bool = True,
 ) -> torch.Tensor:
-    """Return `W~ = B + m (W - B) / k`, computed in float32 at least.
+    """Return `W~ = B + m (W - B) / k`: Mixout with another reference and mask.
 
     Args:
         weight: current weight `W`, shape (out, in).
@@ -82,12 +83,7 @@ def mixed_weight(
         keep_fraction: `k` in (0, 1].
         rescale_gradient: False gives the released code's gradient, `m` in place of `m / k`.
     """
-    dtype = torch.promote_types(weight.dtype, torch.float32)
-    factor = keep_mask.view(torch.uint8).to(dtype).mul_(1.0 / keep_fraction)
-    mixed = torch.lerp(reference.to(dtype), weight.to(dtype), factor).to(weight.dtype)
-    if not rescale_gradient and mixed.requires_grad:
-        mixed.register_hook(lambda gradient: gradient * keep_fraction)
-    return mixed
+    return mixout(weight, reference, keep_mask, 1.0 - keep_fraction, rescale_gradient)
 
 
 def selection_scores(

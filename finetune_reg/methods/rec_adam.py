@@ -115,7 +115,7 @@ class RecallingAdamW(torch.optim.AdamW):
                 if self.decay_last:
                     group["weight_decay"] = 0.0
                 if self.uncorrected_epsilon:
-                    group["eps"] /= math.sqrt(1.0 - group["betas"][1] ** self.n_updates)
+                    group["eps"] /= math.sqrt(1.0 - group["betas"][1] ** self._next_step(group))
             loss = super().step(closure)
         finally:
             for group, settings in scheduled:
@@ -128,6 +128,11 @@ class RecallingAdamW(torch.optim.AdamW):
             if moved and self.decay_last and group["weight_decay"]:
                 torch._foreach_add_(moved, moved, alpha=-group["lr"] * group["weight_decay"])
         return loss
+
+    def _next_step(self, group: dict[str, Any]) -> float:
+        """Return the step by which Adam is about to correct; a late one where bias correction is skipped."""
+        steps = (self.state[parameter]["step"].item() for parameter in group["params"] if parameter in self.state)
+        return next(steps, 0.0) + 1.0
 
 
 @dataclass

@@ -11,6 +11,7 @@ from torch import nn
 from training_hosts import context, largest_difference, train_in_loop, weights
 from transformers import get_linear_schedule_with_warmup
 
+from finetune_reg.building_blocks.bias_correction import skip_bias_correction
 from finetune_reg.building_blocks.parameter_groups import named_head_parameters
 from finetune_reg.errors import InputError
 from finetune_reg.methods import Combination, Mixout, NoisyTune, RecAdam, TopKLayers, Vanilla
@@ -61,6 +62,18 @@ def test_worked_example():
         assert step(parameter, optimizer, 2.0) == pytest.approx(1.47025, abs=1e-6)
     moved, optimizer = scalar_optimizer(weight=midway, gamma=0.0)
     assert step(moved, optimizer, 2.0) == pytest.approx(1.495, abs=1e-7)
+
+
+def test_an_epsilon_without_bias_correction_is_added_as_it_is():
+    parameter, optimizer = scalar_optimizer(weight=0.5, uncorrected_epsilon=True, eps=0.1)
+    skip_bias_correction(optimizer)
+    m = v = 0.0
+    expected = 1.5
+    for gradient in (2.0, -1.0, 0.5):
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        expected -= 0.5 * 0.01 * m / (math.sqrt(v) + 0.1)
+        expected -= 0.01 * 0.5 * 10.0 * (expected - 1.0)
+        assert step(parameter, optimizer, gradient) == pytest.approx(expected, abs=1e-8)
 
 
 def test_courses_of_the_task_weight():
