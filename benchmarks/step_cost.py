@@ -120,7 +120,7 @@ class Host:
         start = time.process_time()
         outputs = self.model(**self.batch)
         self.parts["forward"].append(time.process_time() - start)
-        loss = outputs.loss + self.method.extra_loss(self.model, self.batch, outputs)
+        loss = self.method.training_loss(self.model, self.batch, outputs)
         before_backward = time.process_time()
         loss.backward()
         self.parts["backward"].append(time.process_time() - before_backward)

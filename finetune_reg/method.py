@@ -4,7 +4,7 @@
     optimizer = method.create_optimizer(model, context)
     for batch in loader:
         outputs = model(**batch)
-        loss = outputs.loss + method.extra_loss(model, batch, outputs)
+        loss = method.training_loss(model, batch, outputs)    # the whole loss: the task's and what the method adds
         loss.backward()
         method.after_backward(model)                      # gradients complete, not yet clipped
         clip_grad_norm_(model.parameters(), max_grad_norm)
@@ -30,7 +30,7 @@ from torch import nn
 from finetune_reg.building_blocks.parameter_groups import weight_decay_groups
 from finetune_reg.hyperparameters.ranges import check_hyperparameters
 
-CALLS = ("setup", "create_optimizer", "extra_loss", "after_backward", "after_step", "finalize")
+CALLS = ("setup", "create_optimizer", "training_loss", "after_backward", "after_step", "finalize")
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,13 @@ class TrainingContext:
 class FineTuningMethod:
     """Base of all methods. Its fields are the hyperparameters; every call does nothing by default.
 
-    Class attributes tell `Combination` what a method does to a model:
+    Class attributes tell `Combination` what a method does:
 
     Attributes:
         replaces_weight_decay: the method decays elsewhere, so AdamW's decay toward zero is off.
         replaces_linears: `setup` replaces linear layers.
+        replaces_task_loss: `training_loss` uses the task's loss for something else than to add to it.
+        completes_gradient: `after_backward` adds the gradient of a part of the loss.
         setup_stage: what `setup` does, in the only order that is right: `"initialization"` changes the weights,
             `"preparation"` takes snapshots or changes modules, `"search"` trains or measures on the training data,
             `"reference"` copies the whole model.
@@ -86,6 +88,8 @@ class FineTuningMethod:
 
     replaces_weight_decay: ClassVar[bool] = False
     replaces_linears: ClassVar[bool] = False
+    replaces_task_loss: ClassVar[bool] = False
+    completes_gradient: ClassVar[bool] = False
     setup_stage: ClassVar[Literal["initialization", "preparation", "search", "reference"]] = "preparation"
 
     def __post_init__(self) -> None:
@@ -99,9 +103,15 @@ class FineTuningMethod:
         decay = 0.0 if self.replaces_weight_decay else context.weight_decay
         return torch.optim.AdamW(weight_decay_groups(model, decay), **context.adamw_arguments)
 
-    def extra_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor | float:
-        """Return the scalar that is added to the task loss. Called in training only."""
-        return 0.0
+    def training_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor:
+        """Return the whole loss of a micro-batch, a scalar: the task's, and what the method adds or puts in its place.
+
+        Called in training only, after each main pass.
+
+        Args:
+            outputs: of the main pass; `outputs.loss` is the task's loss, or in a combination the loss so far.
+        """
+        return outputs.loss
 
     def after_backward(self, model: nn.Module) -> None:
         """Read or change the gradients: complete (all micro-batches), not yet clipped."""

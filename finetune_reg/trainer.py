@@ -43,6 +43,8 @@ class MethodTrainer(Trainer):
         """
         if resume_from_checkpoint:
             raise InputError("MethodTrainer cannot resume: a method's state is not in the checkpoint. Train anew.")
+        # An earlier `train` leaves the model wrapped in its autocast, which would round what `setup` measures.
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         try:
             self.method.setup(self.model, self._training_context())
             set_seed(self.args.seed)
@@ -58,10 +60,10 @@ class MethodTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
     ) -> Any:
-        """Add the method's extra loss to the task loss while training."""
+        """Let the method make the training loss of the task's loss; in evaluation it is the task's."""
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
         if model.training:
-            loss = loss + self.method.extra_loss(model, inputs, outputs)
+            loss = self.method.training_loss(model, inputs, outputs)
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:

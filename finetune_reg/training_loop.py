@@ -51,13 +51,13 @@ def train(
         loader: micro-batches of one epoch; iterated anew for each epoch.
         max_grad_norm: global norm to which gradients are clipped, above 0.
         accumulation_steps: micro-batches per update.
-        precision: of forward passes and losses, the method's extra loss included. Under `"bfloat16"` PyTorch's
+        precision: of forward passes and losses, what the method adds included. Under `"bfloat16"` PyTorch's
             autocast chooses operation by operation; weights, gradients and the optimizer's state stay in float32,
             and so does what a method computes in `setup`.
         after_epoch: called with the number of finished epochs and the losses so far, for example to evaluate.
 
     Returns:
-        The training loss of each update, extra loss included.
+        The training loss of each update, what the method adds included.
 
     Raises:
         InputError: an epoch without batches, or a value out of range.
@@ -84,7 +84,7 @@ def train(
                     batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
                     with _autocast(model, precision):
                         outputs = model(**batch)
-                        loss = (outputs.loss + method.extra_loss(model, batch, outputs)) / len(micro_batches)
+                        loss = method.training_loss(model, batch, outputs) / len(micro_batches)
                     loss.backward()
                     update_loss += loss.item()
                 if not math.isfinite(update_loss):

@@ -49,5 +49,5 @@ def test_every_method_is_listed_with_its_ranges_cost_place_and_differences():
         assert name in listing
     assert "mix_probability: [0, 1]; default 0.7" in listing
     assert "Passes per update: 1 forward, 1 backward" in listing
-    assert "Acts in: setup, extra_loss, finalize." in listing
+    assert "Acts in: setup, training_loss, finalize." in listing
     assert "Its backward pass multiplies by `b`, not by `b / (1 - p)`" in listing

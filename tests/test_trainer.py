@@ -28,10 +28,10 @@ class Recorder(FineTuningMethod):
         self.calls.append(("create_optimizer", context.batch_size))
         return super().create_optimizer(model, context)
 
-    def extra_loss(self, model, batch, outputs):
+    def training_loss(self, model, batch, outputs):
         assert model.training
-        self.calls.append(("extra_loss", len(batch["labels"])))
-        return 0.0
+        self.calls.append(("training_loss", len(batch["labels"])))
+        return outputs.loss
 
     def after_backward(self, model):
         norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
@@ -54,7 +54,7 @@ def test_six_calls_come_in_the_order_of_the_loop(dataset, tmp_path):
     recorder = Recorder()
     train_in_loop(tiny_encoder("bert"), recorder, dataset, accumulation_steps=2)
     names = [name for name, _ in recorder.calls]
-    update = ["extra_loss", "extra_loss", "after_backward", "after_step"]
+    update = ["training_loss", "training_loss", "after_backward", "after_step"]
     assert names == ["setup", "create_optimizer", *update * 6, "finalize"]
     assert calls_in_trainer(dataset, tmp_path, accumulation_steps=2) == recorder.calls
 
@@ -104,7 +104,20 @@ def test_columns_that_the_model_does_not_take_are_left_out_in_setup_too(method, 
     assert largest_difference(*found) == 0.0
 
 
-def test_evaluation_adds_no_extra_loss(dataset, tmp_path):
+def test_a_second_training_searches_in_float32_like_the_first(dataset, tmp_path):
+    logs = []
+    for n_trainings in (1, 2):
+        model, method = tiny_encoder("bert"), AttentionGuidedWeightMixup(n_searches=1, search_epochs=1.0)
+        start = weights(model)
+        trainer = method_trainer(model, method, dataset, tmp_path, bf16=True)
+        for _ in range(n_trainings):
+            model.load_state_dict(start)
+            trainer.train()
+        logs.append(method.search_log)
+    assert logs[0] == logs[1]
+
+
+def test_evaluation_asks_for_no_training_loss(dataset, tmp_path):
     recorder = Recorder()
     trainer = method_trainer(tiny_encoder("bert"), recorder, dataset, tmp_path)
     trainer.evaluate(dataset)

@@ -18,10 +18,10 @@ from finetune_reg.training_loop import TrainingDivergedError, predict, train
 class SecondPass(Vanilla):
     """Runs the model once more per batch, differentiates, and runs it a third time without a gradient."""
 
-    def extra_loss(self, model, batch, outputs):
+    def training_loss(self, model, batch, outputs):
         with torch.no_grad():
             model(**batch)
-        return 0.1 * model(**batch).loss
+        return outputs.loss + 0.1 * model(**batch).loss
 
 
 def test_passes_are_counted_in_training_only(dataset):
@@ -111,9 +111,9 @@ class SeesPrecision(Vanilla):
         self.note("setup")
         model.classifier.weight.register_hook(lambda _: self.note("backward"))
 
-    def extra_loss(self, model, batch, outputs):
-        self.note("extra_loss")
-        return 0.0
+    def training_loss(self, model, batch, outputs):
+        self.note("training_loss")
+        return outputs.loss
 
     def after_backward(self, model):
         self.note("after_backward")
@@ -125,7 +125,7 @@ class SeesPrecision(Vanilla):
 def test_autocast_covers_the_forward_pass_and_the_losses_only(dataset):
     method = SeesPrecision()
     train_in_loop(tiny_encoder("bert"), method, dataset, precision="bfloat16")
-    assert method.seen.pop("extra_loss") == torch.bfloat16
+    assert method.seen.pop("training_loss") == torch.bfloat16
     assert method.seen == dict.fromkeys(("setup", "backward", "after_backward"), torch.float32)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from copy import copy
+from types import SimpleNamespace
+
 import torch
 from tiny_encoders import collate
 from torch.utils.data import DataLoader
@@ -58,6 +61,13 @@ def method_trainer(model, method: FineTuningMethod, dataset, folder, accumulatio
         train_dataset=dataset,
         data_collator=collate,
     )
+
+
+def added_loss(method: FineTuningMethod, model, batch, outputs=None) -> torch.Tensor:
+    """What a method adds to the task loss: its training loss where the task's loss is 0."""
+    outputs = SimpleNamespace() if outputs is None else copy(outputs)
+    outputs.loss = torch.zeros_like(getattr(outputs, "loss", torch.zeros(())))
+    return method.training_loss(model, batch, outputs)
 
 
 def weights(model) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ embedding_perturbation.py  move the word embeddings
 output_divergence.py       how far two outputs differ
 fisher_information.py      of each parameter
 sub_layer_fisher.py        of each sub-layer
+precomputed_gradient.py    losses that were differentiated before the loop does it
 hypergradient.py           the gradient through a training step
 bias_correction.py         AdamW without it
 """

@@ -2,18 +2,21 @@
 
 **Idea.** Regularizers that act in different places add up: a Mixout run can also pull its weights with decay.
 
-**Where it acts.** `setup`, `after_backward` and `after_step` run in the order given, extra losses are summed,
-`finalize` runs in reverse. Any member may switch ordinary weight decay off for all.
+**Where it acts.** `setup`, `after_backward` and `after_step` run in the order given, each member adds to the loss of
+those before it, `finalize` runs in reverse. Any member may switch ordinary weight decay off for all. A member that puts
+something in the task loss's place (FreeLB) comes first in the loss, one that adds the gradient of its penalty (L2-SP)
+first after the backward pass, wherever they stand.
 
 **Rules.** Members stand in the order of what their `setup` does: first those that change the initial weights
 (re-initialization, noise), then those that take snapshots or change modules, then those that search or measure on the
-training data, last those that copy the whole model as a reference. At most one member replaces linear layers, at most
-one sets dropout rates, at most one brings its own optimizer. Anything else is refused: it would run, and be wrong.
+training data, last those that copy the whole model as a reference. At most one member replaces linear layers, sets
+dropout rates, replaces the task loss, brings its own optimizer. Anything else is refused: it would run, and be wrong.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -53,6 +56,7 @@ class Combination(FineTuningMethod):
         for matches, reason in (
             (lambda member: member.replaces_linears, "both replace the linear layers"),
             (lambda member: member.sets_dropout, "both set the dropout rates"),
+            (lambda member: member.replaces_task_loss, "both replace the task loss"),
             (lambda member: member.brings_optimizer, "each brings its own optimizer"),
         ):
             clashing = [type(member).__name__ for member in self.members if matches(member)]
@@ -79,8 +83,15 @@ class Combination(FineTuningMethod):
 
     @property
     def passes_per_update(self) -> tuple[int, int]:
-        """One pass forward and backward, and what each member adds."""
-        return tuple(1 + sum(m.passes_per_update[i] - 1 for m in self.members) for i in (0, 1))
+        """One pass forward and backward, and what each member adds.
+
+        A member that replaces the task loss has differentiated the main pass by itself: for members whose further
+        passes are compared with it, it is differentiated once more.
+        """
+        forward, backward = (1 + sum(m.passes_per_update[i] - 1 for m in self.members) for i in (0, 1))
+        replaced = any(m.replaces_task_loss and m.passes_per_update[1] > 1 for m in self.members)
+        compared = any(not m.replaces_task_loss and m.passes_per_update[0] > 1 for m in self.members)
+        return forward, backward + (replaced and compared)
 
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
         """Set up the members in order."""
@@ -92,13 +103,16 @@ class Combination(FineTuningMethod):
         owner = next((member for member in self.members if member.brings_optimizer), super())
         return owner.create_optimizer(model, self._without_replaced_decay(context))
 
-    def extra_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor | float:
-        """Sum the members' extra losses."""
-        return sum(member.extra_loss(model, batch, outputs) for member in self.members)
+    def training_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor:
+        """Pass the loss through the members, through the one that replaces the task's loss first."""
+        loss_so_far = copy(outputs)
+        for member in sorted(self.members, key=lambda member: not member.replaces_task_loss):
+            loss_so_far.loss = member.training_loss(model, batch, loss_so_far)
+        return loss_so_far.loss
 
     def after_backward(self, model: nn.Module) -> None:
-        """Pass the gradients through the members in order."""
-        for member in self.members:
+        """Pass the gradients through the members in order, through those that complete them first."""
+        for member in sorted(self.members, key=lambda member: not member.completes_gradient):
             member.after_backward(model)
 
     def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -13,10 +13,10 @@ over all of one example,
 `epsilon`. All passes share one dropout mask, which the paper finds worth a point or more. Padding is never moved. The
 defaults are the paper's for RTE and RoBERTa-large (Table 6), its number of steps read as `K`.
 
-**Where it acts.** A hook set by `setup` adds `delta_0` to the word embeddings of the main pass; `extra_loss` turns its
-loss into the first of `K` terms and adds the others. The loop differentiates only the sum, so each ascent takes a
-gradient with respect to `delta` alone: `K - 1` backward passes, through activations only, that the released loop does
-not need. In a combination the further passes of other methods see unmoved embeddings.
+**Where it acts.** A hook set by `setup` adds `delta_0` to the word embeddings of the main pass. `training_loss` uses
+that pass as the first of `K`: one differentiation gives the ascent and the weights' share of the gradient. It hands the
+sum of these shares on with the loss of the last pass, which the loop differentiates: `K` forward and `K` backward
+passes. In a combination the further passes of other methods see unmoved embeddings.
 
 **Differences from the released code** (`run_glue_freelb.py` of zhuchen03/FreeLB). (1) It shares masks through models
 that were patched for it: RoBERTa in fairseq, and ALBERT, where the dropouts of the embeddings and behind attention draw
@@ -34,7 +34,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -45,6 +45,7 @@ from finetune_reg.building_blocks.embedding_perturbation import (
     refuse_half_precision,
     token_mask,
 )
+from finetune_reg.building_blocks.precomputed_gradient import GradientSum
 from finetune_reg.building_blocks.random_replay import RandomReplay, extra_pass, in_main_pass
 from finetune_reg.hyperparameters.ranges import Count, NonNegative, Positive
 from finetune_reg.method import FineTuningMethod, TrainingContext
@@ -100,6 +101,8 @@ class FreeLB(FineTuningMethod):
         InputError: a value outside its range; at `setup`, weights in less than float32.
     """
 
+    replaces_task_loss: ClassVar[bool] = True
+
     n_passes: Count = 3
     step_size: NonNegative = 0.03
     max_norm: Positive | None = 0.15
@@ -119,8 +122,8 @@ class FreeLB(FineTuningMethod):
 
     @property
     def passes_per_update(self) -> tuple[int, int]:
-        """K forward; K backward through the loss and K - 1 to the perturbations."""
-        return self.n_passes, 2 * self.n_passes - 1
+        """K forward and K backward."""
+        return self.n_passes, self.n_passes
 
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
         """Perturb the main passes from now on, and watch them, if their masks are shared."""
@@ -135,21 +138,21 @@ class FreeLB(FineTuningMethod):
         self._undo.callback(begin.remove)
         self._undo.callback(end.remove)
 
-    def extra_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor | float:
-        """Return the mean loss over the path less the loss of its first point."""
-        n_passes = self.n_passes
-        if n_passes == 1:
-            return 0.0
-        perturbation, loss, further_losses = self._perturbation, outputs.loss, 0.0
-        for t in range(1, n_passes):
-            (gradient,) = torch.autograd.grad(loss / n_passes, perturbation, retain_graph=True)
+    def training_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor:
+        """Return the mean loss over the path."""
+        if self.n_passes == 1:
+            return outputs.loss
+        perturbation, loss = self._perturbation, outputs.loss / self.n_passes
+        earlier = GradientSum(model.parameters())
+        for t in range(1, self.n_passes):
+            # Other methods of a combination may still compare their passes with the main one.
+            (gradient,) = earlier.add(loss, perturbation, retain_graph=t == 1)
             perturbation = ascend(perturbation.detach(), gradient, self.step_size, self.max_norm)
-            perturbation.mul_(token_mask(batch)).requires_grad_(t < n_passes - 1)
+            perturbation.mul_(token_mask(batch)).requires_grad_(t < self.n_passes - 1)
             masks = extra_pass() if self._replay is None else self._replay.again()
             with masks, perturbed_embeddings(model, perturbation):
-                loss = model(**batch).loss
-            further_losses = further_losses + loss
-        return (further_losses - (n_passes - 1) * outputs.loss) / n_passes
+                loss = model(**batch).loss / self.n_passes
+        return earlier.joined_to(loss)
 
     def finalize(self, model: nn.Module) -> None:
         """Remove the hooks and drop the perturbation."""

@@ -36,10 +36,14 @@ from finetune_reg.method import FineTuningMethod, TrainingContext
 
 
 def pull_toward(
-    weight: torch.Tensor, pretrained_weight: torch.Tensor, learning_rate: float, strength: float
+    weight: torch.Tensor,
+    pretrained_weight: torch.Tensor,
+    learning_rate: float,
+    strength: float,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return `w - eta lambda (w - w0)`; all tensors of one shape."""
-    return torch.lerp(weight, pretrained_weight, learning_rate * strength)
+    """Return `w - eta lambda (w - w0)`; all tensors of one shape; `out` takes the result and may be `weight`."""
+    return torch.lerp(weight, pretrained_weight, learning_rate * strength, out=out)
 
 
 @dataclass
@@ -78,8 +82,7 @@ class PretrainedWeightDecay(FineTuningMethod):
         rates = learning_rates(optimizer)
         for name, parameter in model.named_parameters():
             if name in self._pretrained:
-                rate = rates[id(parameter)]
-                parameter.copy_(pull_toward(parameter, self._pretrained[name], rate, self.strength))
+                pull_toward(parameter, self._pretrained[name], rates[id(parameter)], self.strength, out=parameter)
 
     def finalize(self, model: nn.Module) -> None:
         """Drop the snapshot."""

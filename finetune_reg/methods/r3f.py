@@ -11,8 +11,9 @@ price.
 `lambda` is `strength`, `sigma` is `noise_scale`. Gradients flow through both passes; the task loss is that of the clean
 one. Regression compares by squared error.
 
-**Where it acts.** `extra_loss` runs the noised pass. Both passes draw their own dropout, as released, so that the term
-is mostly R-Drop's at `sigma = 1e-5`; `dropout="shared"` leaves the noise alone, for which `setup` watches the passes.
+**Where it acts.** `training_loss` runs the noised pass. Both passes draw their own dropout, as released, so that the
+term is mostly R-Drop's at `sigma = 1e-5`; `dropout="shared"` leaves the noise alone, for which `setup` watches the
+passes.
 
 **Differences from the released code** (`sentence_prediction_r3f.py` of facebookresearch/fairseq). (1) Its noised pass
 starts from detached embeddings, so that it does not train the embedding matrix (`detach_embeddings=True`). (2) For
@@ -101,15 +102,15 @@ class R3F(FineTuningMethod):
             if self.dropout == "shared":
                 self._replay = RandomReplay(model, self._undo)
 
-    def extra_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor | float:
-        """Return the weighted divergence of the clean and a noised pass."""
+    def training_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor:
+        """Return the task loss and the weighted divergence of the clean and a noised pass."""
         if self.strength == 0 or (is_regression(model) and not self.regression_term):
-            return 0.0
+            return outputs.loss
         noise = draw_noise(input_embeddings(model, batch), self.noise_scale, self.noise)
         masks = extra_pass() if self._replay is None else self._replay.again()
         with masks, perturbed_embeddings(model, noise, detach=self.detach_embeddings):
             noised_logits = model(**batch).logits
-        return self.strength * output_divergence(model, outputs.logits, noised_logits)
+        return outputs.loss + self.strength * output_divergence(model, outputs.logits, noised_logits)
 
     def finalize(self, model: nn.Module) -> None:
         """Stop watching."""

@@ -10,7 +10,7 @@ trains both and pulls their predictions together.
 regression: `(y - y1)^2 + (y - y2)^2 + alpha (y1 - y2)^2`. `alpha` is `strength`. The two task losses are summed, not
 averaged: without dropout the loss is twice the ordinary one.
 
-**Where it acts.** `setup` refuses models whose outputs cannot be compared; `extra_loss` makes the second pass.
+**Where it acts.** `setup` refuses models whose outputs cannot be compared; `training_loss` makes the second pass.
 
 **Differences from the released code** (README and `modeling_bert.py`, `modeling_roberta.py` of dropreg/R-Drop). All
 three sum the KL over the batch while the task loss is a mean, so that `alpha` grows with the batch (`kl_reduction`).
@@ -61,7 +61,8 @@ class RDrop(FineTuningMethod):
 
     Args:
         strength: the paper's alpha, at least 0 (grid 0.1, 0.5, 1).
-        first_loss_weight: of the task loss of the first pass, at least 0; the paper's is 1.
+        first_loss_weight: of the task loss of the first pass, at least 0; the paper's is 1. In a combination it weighs
+            the loss that the members before it have made.
         second_loss_weight: of the task loss of the second pass, at least 0; the paper's is 1. With 0 here and as
             `strength` the second pass is left out.
         kl_reduction: `"mean"` or `"sum"` of the KL over the batch.
@@ -102,9 +103,9 @@ class RDrop(FineTuningMethod):
         if self.strength > 0:
             is_regression(model)
 
-    def extra_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor | float:
-        """Return what the two-pass loss has beyond the loss of the first pass."""
-        loss = 0.0 if self.first_loss_weight == 1 else (self.first_loss_weight - 1) * outputs.loss
+    def training_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor:
+        """Return the weighted task losses of both passes and their weighted consistency."""
+        loss = self.first_loss_weight * outputs.loss
         if not self._needs_second_pass:
             return loss
         with extra_pass():

@@ -16,8 +16,8 @@ near those of a moving average of the weights (the momentum Bregman proximal poi
 not say over what `|g|_inf` is taken; here it is each token, as released: the box limits each coordinate by itself, so
 its worst point is a corner, which no token should miss for having a smaller gradient than another. Padding stays put.
 
-**Where it acts.** `setup` copies the weights as the teacher, `extra_loss` makes the further passes, `after_step` moves
-the teacher. The teacher runs without dropout. The model that is left is the student. With independent dropout the
+**Where it acts.** `setup` copies the weights as the teacher, `training_loss` makes the further passes, `after_step`
+moves the teacher. The teacher runs without dropout. The model that is left is the student. With independent dropout the
 smoothness term is mostly the difference of two masks; shared masks make it 0 at `delta = 0`, see `smoothness`. At
 `epsilon = 1e-5` it is of order 1e-10, and bfloat16 activations round it away: train in float32.
 
@@ -170,11 +170,11 @@ class SMART(FineTuningMethod):
             self._teacher = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
             self._early_updates = EARLY_FRACTION * context.n_updates
 
-    def extra_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor | float:
-        """Return the weighted smoothness and proximal terms."""
+    def training_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor:
+        """Return the task loss, the weighted smoothness term and the weighted proximal term."""
+        loss = outputs.loss
         if self.smoothness_strength == 0 and self.proximal_strength == 0:
-            return 0.0
-        loss = 0.0
+            return loss
         clean = self.clean_logits(model, batch, outputs)
         if self.smoothness_strength > 0:
             perturbation = self.adversarial_perturbation(model, batch, clean)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 from tiny_encoders import batches, tiny_encoder
-from training_hosts import context, largest_difference, train_in_loop, weights
+from training_hosts import added_loss, context, largest_difference, train_in_loop, weights
 
 from finetune_reg.errors import InputError
+from finetune_reg.experiment.pass_counting import PassCounter
 from finetune_reg.methods import (
     L2SP,
+    R3F,
     SMART,
     AttentionGuidedWeightMixup,
     ChildTuningD,
+    ChildTuningF,
     Combination,
     DPSMix,
+    FreeLB,
     GuidedDropout,
     LayerwiseLearningRateDecay,
     Mixout,
@@ -70,6 +74,7 @@ from finetune_reg.methods import (
             "Mixout must stand before SMART in a Combination: it takes snapshots of the weights or changes modules, "
             "and SMART copies the whole model.",
         ),
+        (lambda: [FreeLB(), FreeLB()], "FreeLB and FreeLB cannot be combined: both replace the task loss."),
         (lambda: [], "Combination needs at least one method."),
         (lambda: ["mixout"], "Combination needs members to be a list of FineTuningMethods, not ['mixout'] (list)."),
     ],
@@ -95,7 +100,7 @@ def test_anchors_are_the_weights_after_initialization(dataset):
     combination = Combination([NoisyTune(2.0), L2SP(1.0, 0.0)])
     combination.setup(model, context(dataset))
     assert largest_difference(before, weights(model)) > 0.01
-    assert combination.extra_loss(model, {}, None).item() == 0.0
+    assert added_loss(combination, model, {}, None).item() == 0.0
 
 
 def test_losses_and_passes_add_up(dataset):
@@ -108,8 +113,47 @@ def test_losses_and_passes_add_up(dataset):
     combination.setup(model, context(dataset))
     with torch.no_grad():
         model.bert.pooler.dense.weight.add_(0.1)
-    extra = [member.extra_loss(model, batch, model(**batch)) for member in combination.members]
-    torch.testing.assert_close(combination.extra_loss(model, batch, model(**batch)), sum(extra))
+    extra = [added_loss(member, model, batch, model(**batch)) for member in combination.members]
+    torch.testing.assert_close(added_loss(combination, model, batch, model(**batch)), sum(extra))
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        lambda: [FreeLB(3), L2SP(1.0)],
+        lambda: [R3F(), FreeLB(2)],
+        lambda: [FreeLB(3), RDrop(), SMART()],
+        lambda: [FreeLB(1), RDrop()],
+    ],
+)
+def test_the_passes_of_a_combination_are_those_that_it_makes(members, dataset):
+    model, method = tiny_encoder("bert"), Combination(members())
+    with PassCounter(model) as passes:
+        train_in_loop(model, method, dataset)
+    assert (passes.forward, passes.backward) == tuple(6 * n for n in method.passes_per_update)
+
+
+def test_a_replaced_task_loss_is_replaced_before_others_add_to_it(dataset):
+    """The mean over the path, and each other member's part at the main pass, in any order of the members."""
+    batch, found = batches(dataset, 8)[0], []
+    for members in ([RDrop(), FreeLB(2, 0.3)], [FreeLB(2, 0.3), RDrop()]):
+        model, method = tiny_encoder("bert", dtype=torch.float64).train(), Combination(members)
+        method.setup(model, context(dataset))
+        torch.manual_seed(0)
+        loss = method.training_loss(model, batch, model(**batch))
+        loss.backward()
+        found.append({name: parameter.grad for name, parameter in model.named_parameters()} | {"loss": loss.detach()})
+        method.finalize(model)
+    assert largest_difference(*found) == 0.0
+
+
+def test_a_mask_of_gradients_covers_penalties_that_stand_behind_it(dataset):
+    trained = []
+    for members in ([L2SP(5.0), ChildTuningF(0.3)], [ChildTuningF(0.3), L2SP(5.0)]):
+        model = tiny_encoder("bert")
+        train_in_loop(model, Combination(members), dataset)
+        trained.append(weights(model))
+    assert largest_difference(*trained) == 0.0
 
 
 def test_members_that_were_set_up_are_undone_when_a_later_one_fails(dataset):

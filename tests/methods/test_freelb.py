@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tiny_encoders import DECODERS, ENCODERS, batches, tiny_encoder, without_dropout
-from training_hosts import context, largest_difference, train_in_loop, weights
+from training_hosts import added_loss, context, largest_difference, train_in_loop, weights
 
 from finetune_reg.building_blocks.embedding_perturbation import token_mask
 from finetune_reg.building_blocks.random_replay import extra_pass
@@ -115,7 +117,7 @@ def test_loss_and_gradient_are_the_mean_over_the_passes(method, batch, dataset):
     torch.manual_seed(1)
     outputs = model(**batch)
     torch.testing.assert_close(method._perturbation.detach(), deltas[0], rtol=0, atol=1e-15)
-    loss = outputs.loss + method.extra_loss(model, batch, outputs)
+    loss = method.training_loss(model, batch, outputs)
     assert all(parameter.grad is None for parameter in model.parameters())
     loss.backward()
     gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
@@ -137,7 +139,7 @@ def test_perturbations_stay_in_the_ball_and_off_the_padding(batch, dataset, monk
         model = tiny_encoder(name).train()
         method = FreeLB(5, 0.3, 0.5, 0.5)
         method.setup(model, context(dataset))
-        method.extra_loss(model, batch, model(**batch))
+        method.training_loss(model, batch, model(**batch))
         for perturbation in (method._perturbation, *seen):
             assert (perturbation.flatten(1).norm(dim=1) <= 0.5 * (1 + 1e-6)).all()
             assert torch.equal(perturbation * (1 - token_mask(batch)), torch.zeros_like(perturbation))
@@ -154,7 +156,7 @@ def test_padding_stays_put_in_a_model_that_reads_it(batch, dataset, monkeypatch)
     method = FreeLB(2, 0.3, dropout="independent")
     method.setup(model, context(dataset))
     outputs = model(**batch)
-    method.extra_loss(model, batch, outputs)
+    method.training_loss(model, batch, outputs)
     method.finalize(model)
     model(**batch)
     first, second, plain = seen
@@ -166,22 +168,23 @@ def test_padding_stays_put_in_a_model_that_reads_it(batch, dataset, monkeypatch)
 
 @pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
 def test_all_passes_share_their_masks_unless_they_are_independent(name, batch, dataset):
-    extra = {}
+    further = {}
     for dropout in ("shared", "independent"):
         model = tiny_encoder(name).train()
         method = FreeLB(3, 0.0, None, 0.0, dropout)
         method.setup(model, context(dataset))
-        extra[dropout] = method.extra_loss(model, batch, model(**batch)).item()
-    assert abs(extra["shared"]) < 1e-7
-    assert abs(extra["independent"]) > 1e-5
+        outputs = model(**batch)
+        further[dropout] = (method.training_loss(model, batch, outputs) - outputs.loss).item()
+    assert abs(further["shared"]) < 1e-7
+    assert abs(further["independent"]) > 1e-5
 
 
 def test_the_start_is_drawn_before_the_masks_that_are_shared(batch, dataset):
     model = tiny_encoder("bert").train()
     method = FreeLB(2, 0.0, None, 0.5)
     method.setup(model, context(dataset))
-    extra = method.extra_loss(model, batch, model(**batch)).item()
-    assert abs(extra) < 1e-7
+    outputs = model(**batch)
+    assert abs((method.training_loss(model, batch, outputs) - outputs.loss).item()) < 1e-7
     assert method._perturbation.abs().max() > 0
 
 
@@ -214,7 +217,8 @@ def test_one_pass_from_zero_watches_nothing(dataset):
     method.setup(model, context(dataset))
     assert not model._forward_pre_hooks
     assert method.passes_per_update == (1, 1)
-    assert method.extra_loss(model, {}, None) == 0.0
+    outputs = SimpleNamespace(loss=torch.ones(()))
+    assert method.training_loss(model, {}, outputs) is outputs.loss
 
 
 def test_four_micro_batches_of_two_equal_one_batch_of_eight(dataset):
@@ -234,8 +238,8 @@ def test_other_methods_repeat_the_masks_of_a_perturbed_main_pass(batch, dataset)
     method = Combination([noised, RDrop(), FreeLB(2, 0.3, initial_magnitude=1e-4)])
     method.setup(model, context(dataset))
     outputs = model(**batch)
-    assert noised.extra_loss(model, batch, outputs).item() < 1e-8
-    assert method.extra_loss(model, batch, outputs).isfinite()
+    assert added_loss(noised, model, batch, outputs).item() < 1e-8
+    assert method.training_loss(model, batch, outputs).isfinite()
 
 
 def test_under_bfloat16_autocast_the_perturbation_stays_float32(batch, dataset):
@@ -244,10 +248,10 @@ def test_under_bfloat16_autocast_the_perturbation_stays_float32(batch, dataset):
     method.setup(model, context(dataset))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         outputs = model(**batch)
-        extra = method.extra_loss(model, batch, outputs)
+        loss = method.training_loss(model, batch, outputs)
     assert outputs.logits.dtype == torch.bfloat16
-    assert method._perturbation.dtype == extra.dtype == torch.float32
-    assert extra.isfinite()
+    assert method._perturbation.dtype == loss.dtype == torch.float32
+    assert loss.isfinite()
     assert initial_perturbation(torch.zeros(1, 2, 3).bfloat16(), torch.ones(1, 2, 1), 0.1).dtype == torch.float32
 
 

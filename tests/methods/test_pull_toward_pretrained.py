@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from tiny_encoders import batches, tiny_encoder
-from training_hosts import context, largest_difference, train_in_loop, weights
+from training_hosts import added_loss, context, largest_difference, train_in_loop, weights
 
-from finetune_reg.building_blocks.parameter_groups import named_head_parameters
+from finetune_reg.building_blocks.parameter_groups import named_backbone_parameters, named_head_parameters
 from finetune_reg.errors import InputError
 from finetune_reg.methods import L2SP, Combination, PretrainedWeightDecay, Vanilla
 from finetune_reg.methods.l2_sp import squared_distance
@@ -31,11 +31,11 @@ def test_penalty_is_half_the_weighted_squared_distance(architecture, dataset):
     method = L2SP(0.4, 0.06)
     method.setup(model, context(dataset))
     head = squared_distance(dict(named_head_parameters(model)))
-    torch.testing.assert_close(method.extra_loss(model, {}, None), 0.03 * head)
+    torch.testing.assert_close(added_loss(method, model, {}, None), 0.03 * head)
     n_backbone = sum(p.numel() for p in model.base_model.parameters())
     moved(model)
     head = squared_distance(dict(named_head_parameters(model)))
-    torch.testing.assert_close(method.extra_loss(model, {}, None), 0.2 * n_backbone * 0.01 + 0.03 * head)
+    torch.testing.assert_close(added_loss(method, model, {}, None), 0.2 * n_backbone * 0.01 + 0.03 * head)
 
 
 def test_gradient_of_the_penalty_pulls_the_backbone_to_its_start_and_the_head_to_zero(dataset):
@@ -43,11 +43,33 @@ def test_gradient_of_the_penalty_pulls_the_backbone_to_its_start_and_the_head_to
     method = L2SP(0.4, 0.06)
     method.setup(model, context(dataset))
     moved(model)
-    method.extra_loss(model, {}, None).backward()
+    assert not added_loss(method, model, {}, None).requires_grad
+    method.after_backward(model)
     torch.testing.assert_close(
         model.bert.pooler.dense.weight.grad, torch.full_like(model.bert.pooler.dense.weight, 0.04)
     )
     torch.testing.assert_close(model.classifier.weight.grad, 0.06 * model.classifier.weight.detach())
+
+
+def test_the_gradient_that_is_added_is_that_of_the_whole_loss(dataset):
+    batch, gradients = batches(dataset, 8)[0], []
+    for by_hand in (False, True):
+        model = tiny_encoder("bert", dtype=torch.float64).eval()
+        method = L2SP(0.4, 0.06)
+        method.setup(model, context(dataset))
+        moved(model)
+        outputs = model(**batch)
+        loss = method.training_loss(model, batch, outputs)
+        if by_hand:
+            pulled = squared_distance(dict(named_backbone_parameters(model)), method._pretrained)
+            whole = outputs.loss + 0.2 * pulled + 0.03 * squared_distance(dict(named_head_parameters(model)))
+            torch.testing.assert_close(loss, whole)
+            loss = whole
+        loss.backward()
+        if not by_hand:
+            method.after_backward(model)
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    assert largest_difference(*gradients) < 1e-12
 
 
 def test_with_zero_gradient_the_distance_shrinks_by_one_minus_rate_times_strength(dataset):

@@ -9,7 +9,7 @@ import torch
 from tiny_encoders import ENCODERS, batches, tiny_encoder, without_dropout
 from torch import nn
 from torch.nn import functional as F
-from training_hosts import context, largest_difference
+from training_hosts import added_loss, context, largest_difference
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from finetune_reg.building_blocks.embedding_perturbation import input_embeddings
@@ -53,15 +53,16 @@ def started(method, model, dataset):
 def test_worked_example(build):
     model = Scripted((2.0, 0.0), (1.0, 0.0))
     outputs = model(**ONE_EXAMPLE)
-    extra = build().extra_loss(model, ONE_EXAMPLE, outputs)
+    extra = added_loss(build(), model, ONE_EXAMPLE, outputs)
+    loss = build().training_loss(Scripted((1.0, 0.0)), ONE_EXAMPLE, outputs)
     assert outputs.loss.item() == pytest.approx(0.126928, abs=1e-6)
     assert extra.item() == pytest.approx(0.149739, abs=1e-6)
-    assert (outputs.loss + extra).item() == pytest.approx(0.276667, abs=1e-6)
+    assert loss.item() == pytest.approx(0.276667, abs=1e-6)
 
 
 def test_the_term_is_symmetric_in_the_two_passes():
     swapped = [
-        R3F().extra_loss(model, ONE_EXAMPLE, model(**ONE_EXAMPLE)).item()
+        added_loss(R3F(), model, ONE_EXAMPLE, model(**ONE_EXAMPLE)).item()
         for model in (Scripted((2.0, 0.0), (1.0, 0.0)), Scripted((1.0, 0.0), (2.0, 0.0)))
     ]
     assert swapped[0] == pytest.approx(swapped[1], abs=1e-12)
@@ -90,7 +91,7 @@ def test_loss_and_gradient_equal_the_criterion_written_out(noise, official, data
         batch, outputs = started(method, model, dataset)
         torch.manual_seed(1)
         if not by_hand:
-            term = method.extra_loss(model, batch, outputs)
+            term = added_loss(method, model, batch, outputs)
         else:
             words = model.bert.embeddings.word_embeddings(batch["input_ids"])
             words = words.detach() if official else words
@@ -111,7 +112,7 @@ def test_gradients_reach_the_noised_pass_and_only_the_official_one_spares_the_em
         model = tiny_encoder("bert", **NO_DROPOUT).train()
         batch, outputs = started(method, model, dataset)
         outputs.logits = outputs.logits.detach()
-        method.extra_loss(model, batch, outputs).backward()
+        added_loss(method, model, batch, outputs).backward()
         gradients.append(model.bert.embeddings.word_embeddings.weight.grad)
         assert model.classifier.weight.grad.abs().max() > 0
     assert gradients[0].abs().max() > 0
@@ -123,11 +124,11 @@ def test_without_noise_only_independent_dropout_is_left(name, dataset):
     terms = {}
     for dropout in ("shared", "independent"):
         method = R3F(1.0, 0.0, dropout=dropout)
-        terms[dropout] = method.extra_loss(*with_outputs(tiny_encoder(name).train(), method, dataset)).item()
+        terms[dropout] = added_loss(method, *with_outputs(tiny_encoder(name).train(), method, dataset)).item()
     assert terms["shared"] == 0.0
     assert terms["independent"] > 1e-6
     model = tiny_encoder(name, **without_dropout(name)).train()
-    assert R3F(1.0, 0.0).extra_loss(*with_outputs(model, R3F(1.0, 0.0), dataset)).item() == 0.0
+    assert added_loss(R3F(1.0, 0.0), *with_outputs(model, R3F(1.0, 0.0), dataset)).item() == 0.0
 
 
 def with_outputs(model, method, dataset):
@@ -141,10 +142,10 @@ def test_strength_scales_the_term_and_zero_draws_nothing(dataset):
         method = R3F(strength, 0.1)
         model, batch, outputs = with_outputs(tiny_encoder("bert", **NO_DROPOUT).train(), method, dataset)
         torch.manual_seed(0)
-        terms.append(method.extra_loss(model, batch, outputs).item())
+        terms.append(added_loss(method, model, batch, outputs).item())
     assert terms[1] == pytest.approx(2.5 * terms[0])
     state = torch.get_rng_state()
-    assert R3F(0.0).extra_loss(model, batch, outputs) == 0.0
+    assert added_loss(R3F(0.0), model, batch, outputs) == 0.0
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -155,21 +156,21 @@ def test_regression_has_a_squared_error_and_officially_nothing(dataset):
     method = R3F(2.0, 0.1)
     model, batch, outputs = with_outputs(model, method, dataset)
     torch.manual_seed(0)
-    term = method.extra_loss(model, batch, outputs)
+    term = added_loss(method, model, batch, outputs)
     torch.manual_seed(0)
     drawn = draw_noise(input_embeddings(model, batch), 0.1, "uniform")
     words = model.bert.embeddings.word_embeddings(batch["input_ids"]) + drawn
     noised = model(inputs_embeds=words, attention_mask=batch["attention_mask"]).logits
     torch.testing.assert_close(term, 2 * (noised - outputs.logits).square().mean())
     assert term > 0
-    assert R3F.official().extra_loss(model, batch, outputs) == 0.0
+    assert added_loss(R3F.official(), model, batch, outputs) == 0.0
 
 
 def test_under_bfloat16_autocast_the_loss_stays_float32(dataset):
     method = R3F(1.0, 0.1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         model, batch, outputs = with_outputs(tiny_encoder("bert").train(), method, dataset)
-        term = method.extra_loss(model, batch, outputs)
+        term = added_loss(method, model, batch, outputs)
     assert outputs.logits.dtype == torch.bfloat16
     assert term.dtype == torch.float32
     assert term > 0

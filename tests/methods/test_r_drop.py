@@ -10,7 +10,7 @@ import torch
 from tiny_encoders import ENCODERS, batches, tiny_encoder, without_dropout
 from torch import nn
 from torch.nn import functional as F
-from training_hosts import context, largest_difference
+from training_hosts import added_loss, context, largest_difference
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from finetune_reg.building_blocks.random_replay import RandomReplay
@@ -37,7 +37,7 @@ class Scripted(nn.Module):
 
 def total_loss(method, model, labels):
     outputs = model(labels=labels)
-    return outputs.loss + method.extra_loss(model, {"labels": labels}, outputs)
+    return method.training_loss(model, {"labels": labels}, outputs)
 
 
 WORKED = [
@@ -113,10 +113,10 @@ def test_without_dropout_the_loss_is_twice_the_task_loss_and_with_it_the_passes_
     batch = batches(dataset, 8)[0]
     model = tiny_encoder(name, **without_dropout(name)).train()
     outputs = model(**batch)
-    assert RDrop().extra_loss(model, batch, outputs).item() == outputs.loss.item()
+    assert added_loss(RDrop(), model, batch, outputs).item() == outputs.loss.item()
     model = tiny_encoder(name).train()
     outputs = model(**batch)
-    assert RDrop(1.0, second_loss_weight=0.0).extra_loss(model, batch, outputs).item() > 1e-6
+    assert added_loss(RDrop(1.0, second_loss_weight=0.0), model, batch, outputs).item() > 1e-6
 
 
 def test_gradient_of_an_encoder_equals_that_of_a_doubled_batch(dataset):
@@ -128,7 +128,7 @@ def test_gradient_of_an_encoder_equals_that_of_a_doubled_batch(dataset):
             (2 * model(**{name: torch.cat([tensor, tensor]) for name, tensor in batch.items()}).loss).backward()
         else:
             outputs = model(**batch)
-            (outputs.loss + RDrop().extra_loss(model, batch, outputs)).backward()
+            RDrop().training_loss(model, batch, outputs).backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     assert largest_difference(*gradients) < 1e-12
 
@@ -141,7 +141,7 @@ def test_the_second_pass_is_an_extra_pass_and_draws_from_the_stream(dataset):
         first, second = model(**batch), model(**batch)
         torch.manual_seed(0)
         outputs = model(**batch)
-        extra = RDrop(0.0).extra_loss(model, batch, outputs)
+        extra = added_loss(RDrop(0.0), model, batch, outputs)
         assert torch.equal(extra, second.loss)
         with replay.again():
             assert torch.equal(model(**batch).logits, first.logits)
@@ -151,7 +151,7 @@ def test_the_second_pass_is_left_out_when_nothing_asks_for_it():
     labels = torch.tensor([0])
     loss = total_loss(RDrop(0.0, first_loss_weight=0.25, second_loss_weight=0.0), Scripted([[2.0, 0.0]]), labels)
     assert loss.item() == pytest.approx(0.25 * 0.126928, abs=1e-6)
-    assert RDrop(0.0, second_loss_weight=0.0).extra_loss(None, {}, None) == 0.0
+    assert added_loss(RDrop(0.0, second_loss_weight=0.0), None, {}, None) == 0.0
     assert RDrop(0.0, second_loss_weight=0.0).passes_per_update == (1, 1)
     assert RDrop(0.1, second_loss_weight=0.0).passes_per_update == (2, 2)
 
@@ -160,7 +160,7 @@ def test_under_bfloat16_autocast_the_kl_is_float32(dataset):
     model, batch = tiny_encoder("bert").train(), batches(dataset, 8)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         outputs = model(**batch)
-        kl = RDrop(1.0, second_loss_weight=0.0).extra_loss(model, batch, outputs)
+        kl = added_loss(RDrop(1.0, second_loss_weight=0.0), model, batch, outputs)
     assert outputs.logits.dtype == torch.bfloat16
     assert kl.dtype == torch.float32
     assert kl > 0

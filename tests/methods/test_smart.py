@@ -10,7 +10,7 @@ import torch
 from tiny_encoders import ENCODERS, batches, tiny_encoder, without_dropout
 from torch import nn
 from torch.nn import functional as F
-from training_hosts import context, largest_difference, train_in_loop, weights
+from training_hosts import added_loss, context, largest_difference, train_in_loop, weights
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from finetune_reg.building_blocks.embedding_perturbation import input_embeddings, token_mask
@@ -186,7 +186,7 @@ def test_a_constant_network_has_no_term_and_keeps_the_clamped_noise(dataset):
     torch.manual_seed(0)
     perturbation = method.adversarial_perturbation(model, batch, outputs.logits)
     torch.testing.assert_close(perturbation, noise.clamp(-1e-5, 1e-5), rtol=0, atol=0)
-    assert method.extra_loss(model, batch, outputs).item() == 0.0
+    assert added_loss(method, model, batch, outputs).item() == 0.0
 
 
 @pytest.mark.parametrize("dropout", ["shared", "off"])
@@ -194,7 +194,7 @@ def test_at_radius_zero_the_term_and_its_gradient_are_zero(dropout, dataset):
     model = tiny_encoder("bert").train()
     method = SMART(1.0, 0.0, epsilon=0.0, dropout=dropout)
     batch, outputs = started(method, model, dataset)
-    loss = method.extra_loss(model, batch, outputs)
+    loss = added_loss(method, model, batch, outputs)
     loss.backward()
     assert loss.item() == 0.0
     assert all(p.grad is None or p.grad.abs().max() == 0 for p in model.parameters())
@@ -262,7 +262,7 @@ def test_loss_and_gradient_equal_the_algorithm_written_out(n_steps, official, da
         outputs = model(**batch)
         torch.manual_seed(1)
         if not results:
-            term = method.extra_loss(model, batch, outputs)
+            term = added_loss(method, model, batch, outputs)
             assert all(parameter.grad is None for parameter in model.parameters())
         else:
             noise = torch.randn_like(input_embeddings(model, batch)) * 1e-5
@@ -306,7 +306,7 @@ def test_masks_are_the_main_pass_s_also_after_another_method_ran_a_pass(dataset)
     method = Combination(members)
     batch, outputs = started(method, model, dataset)
     for member in members[:2]:
-        member.extra_loss(model, batch, outputs)
+        added_loss(member, model, batch, outputs)
     assert members[2].smoothness(model, batch, outputs.logits, torch.zeros(())).item() == 0.0
 
 
@@ -316,7 +316,7 @@ def test_without_dropout_every_module_is_back_in_its_mode(dataset):
     modes = [module.training for module in model.modules()]
     method = SMART(1.0, 1.0, dropout="off")
     batch, outputs = started(method, model, dataset)
-    method.extra_loss(model, batch, outputs)
+    added_loss(method, model, batch, outputs)
     assert [module.training for module in model.modules()] == modes
 
 
@@ -325,7 +325,7 @@ def test_strengths_zero_add_nothing_and_draw_nothing(dataset):
     method = SMART(0.0, 0.0)
     batch, outputs = started(method, model, dataset)
     state = torch.get_rng_state()
-    assert method.extra_loss(model, batch, outputs) == 0.0
+    assert added_loss(method, model, batch, outputs) == 0.0
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -398,7 +398,7 @@ def test_at_the_first_update_the_proximal_term_and_its_gradient_are_zero(dataset
     model = tiny_encoder("bert").train()
     method = SMART(0.0, 1.0, dropout="off")
     batch, outputs = started(method, model, dataset)
-    loss = method.extra_loss(model, batch, outputs)
+    loss = added_loss(method, model, batch, outputs)
     loss.backward()
     assert loss.item() == 0.0
     assert all(p.grad is None or p.grad.abs().max() == 0 for p in model.parameters())
@@ -421,7 +421,7 @@ def test_the_teacher_is_a_second_model_with_the_averaged_weights_and_no_gradient
     reference = second(**batch).logits.detach()
     torch.testing.assert_close(method.teacher_logits(model, batch), reference)
     outputs = model(**batch)
-    loss = method.extra_loss(model, batch, outputs)
+    loss = added_loss(method, model, batch, outputs)
     torch.testing.assert_close(loss, 2.0 * symmetric_kl(model.eval()(**batch).logits, reference))
     assert loss > 0
     loss.backward()
@@ -449,7 +449,7 @@ def test_regression_compares_numbers_by_squared_error(dropout, dataset):
     for method in (SMART(1.0, 1.0, 0.1, 0.1, 0.1, dropout=dropout), SMART.official()):
         batch, outputs = started(method, model, dataset)
         torch.manual_seed(0)
-        loss = method.extra_loss(model, batch, outputs)
+        loss = added_loss(method, model, batch, outputs)
         torch.manual_seed(0)
         perturbation = method.adversarial_perturbation(model, batch, outputs.logits)
         moved = method._perturbed_logits(model, batch, perturbation)
@@ -465,7 +465,7 @@ def test_under_bfloat16_autocast_perturbation_and_loss_stay_float32(build, datas
         batch, outputs = started(method, model, dataset)
         assert outputs.logits.dtype == torch.bfloat16
         assert method.adversarial_perturbation(model, batch, outputs.logits).dtype == torch.float32
-        loss = method.extra_loss(model, batch, outputs)
+        loss = added_loss(method, model, batch, outputs)
     assert loss.dtype == torch.float32
     assert loss.isfinite()
     loss.backward()
