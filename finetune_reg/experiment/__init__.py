@@ -4,6 +4,7 @@ settings.py             everything that decides the outcome of a run, and its ha
 run.py                  one run: fine-tune, evaluate, record
 records.py              what a record holds; JSON files, written atomically
 encoders.py             a pretrained model by its name
+encoder_assembly.py     one that the package registry holds in parts
 environment.py          versions, commit, device, memory
 pass_counting.py        forward and backward passes, counted
 notebook_parameters.py  the parameters of the template notebook, checked

