@@ -52,7 +52,7 @@ def paper_card(method_type: type[Any]) -> PaperCard:
         passes = None
     return PaperCard(
         class_name=method_type.__name__,
-        summary=method_type.__doc__.splitlines()[0],
+        summary=(method_type.__doc__ or "").partition("\n")[0],
         reference=sections.get("Reference", ""),
         hyperparameters={name: (repr(defaults.get(name, "required")), allowed) for name, allowed in ranges.items()},
         passes=passes,

@@ -24,9 +24,9 @@ class Interval:
     notation: str
 
     def __contains__(self, value: float) -> bool:
-        opening, low, high, closing = re.fullmatch(r"([\[(])(\S+), (\S+)([\])])", self.notation).groups()
-        above = value >= float(low) if opening == "[" else value > float(low)
-        below = value <= float(high) if closing == "]" else value < float(high)
+        low, high = (float(end) for end in self.notation[1:-1].split(", "))
+        above = value >= low if self.notation[0] == "[" else value > low
+        below = value <= high if self.notation[-1] == "]" else value < high
         return above and below and not math.isnan(value)
 
 
@@ -39,14 +39,15 @@ Count = Annotated[int, Interval("[1, inf)")]
 CountOrZero = Annotated[int, Interval("[0, inf)")]
 
 
-def check_hyperparameters(method: Any) -> None:
+def check_hyperparameters(method: object) -> None:
     """Check the constructor's arguments of a dataclass against their types and ranges; integers become floats.
 
     Raises:
         InputError: a value of the wrong type or outside its range; the sentence names what is allowed.
     """
-    name = type(method).__name__
-    for field_name, declared in _declared_types(type(method)).items():
+    method_type: type = type(method)
+    name = method_type.__name__
+    for field_name, declared in _declared_types(method_type).items():
         value = check_value(field_name, getattr(method, field_name), _without_range(declared), name)
         interval = _interval(declared)
         if interval is not None and value is not None and value not in interval:
