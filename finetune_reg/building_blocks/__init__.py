@@ -1,5 +1,6 @@
 """What methods are made of: selecting and changing parts of a model, replaying its passes, measuring it.
 
+pretrained_model.py        device, configuration and word embeddings of a model
 parameter_groups.py        backbone, head and blocks of a model; groups for weight decay
 parameter_selection.py     which weights to keep, by score
 module_surgery.py          replace layers, set dropout rates, and undo it

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.pretrained_model import token_embeddings
 from finetune_reg.errors import InputError
 
 
@@ -21,7 +22,7 @@ def refuse_half_precision(model: nn.Module, method: str) -> None:
     Raises:
         InputError: the input embeddings are stored in less than float32.
     """
-    dtype = model.get_input_embeddings().weight.dtype
+    dtype = token_embeddings(model).weight.dtype
     if dtype.itemsize < 4:
         raise InputError(
             f"{method} needs weights in float32, where small perturbations survive, not {dtype}: "
@@ -32,7 +33,7 @@ def refuse_half_precision(model: nn.Module, method: str) -> None:
 @torch.no_grad()
 def input_embeddings(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Return the word embeddings of a batch, shape (batch, length, width), detached."""
-    return model.get_input_embeddings()(batch["input_ids"]).detach()
+    return token_embeddings(model)(batch["input_ids"]).detach()
 
 
 def token_mask(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -54,7 +55,7 @@ def perturbed_embeddings(model: nn.Module, perturbation: torch.Tensor, detach: b
             embeddings = embeddings.detach()
         return embeddings + perturbation.to(torch.promote_types(embeddings.dtype, torch.float32))
 
-    handle = model.get_input_embeddings().register_forward_hook(add)
+    handle = token_embeddings(model).register_forward_hook(add)
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.pretrained_model import device_of
 from finetune_reg.errors import InputError
 
 
@@ -45,7 +46,7 @@ def fisher_information(
     }
     n_batches = 0
     for batch in batches:
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        batch = {name: tensor.to(device_of(model)) for name, tensor in batch.items()}
         gradients = torch.autograd.grad(model(**batch).loss, list(parameters.values()), allow_unused=True)
         for total, gradient in zip(totals.values(), gradients, strict=True):
             if gradient is None:

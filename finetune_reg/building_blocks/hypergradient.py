@@ -57,7 +57,8 @@ class Hypergradient:
 
     def cosine(self) -> torch.Tensor:
         """Return the cosine between the parts, a scalar in [-1, 1]; 0 when one of them vanishes."""
-        product = sum((d * i).sum() for d, i in zip(self.direct, self.implicit, strict=True))
+        products = ((d * i).sum() for d, i in zip(self.direct, self.implicit, strict=True))
+        product = sum(products, start=self.direct[0].new_zeros(()))
         direct_norm, implicit_norm = self.norms()
         return product / (direct_norm * implicit_norm).clamp(min=torch.finfo(product.dtype).tiny)
 

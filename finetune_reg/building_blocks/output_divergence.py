@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from finetune_reg.building_blocks.pretrained_model import config_of
 from finetune_reg.errors import InputError
 
 Reduction = Literal["mean", "sum"]
@@ -69,10 +70,11 @@ def is_regression(model: nn.Module) -> bool:
     Raises:
         InputError: several labels at once, whose outputs are no softmax.
     """
-    problem_type = getattr(model.config, "problem_type", None)
+    config = config_of(model)
+    problem_type = getattr(config, "problem_type", None)
     if problem_type == "multi_label_classification":
         raise InputError("Outputs of a multi-label model cannot be compared: use single-label data or a regression.")
-    return model.config.num_labels == 1 if problem_type is None else problem_type == "regression"
+    return config.num_labels == 1 if problem_type is None else problem_type == "regression"
 
 
 def output_divergence(

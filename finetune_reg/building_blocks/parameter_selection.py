@@ -20,7 +20,7 @@ from finetune_reg.errors import InputError
 GRADIENT_SCALE = 1e3
 
 
-def linear_weights(model: nn.Module, method: str) -> list[nn.Parameter]:
+def linear_weights(model: nn.Module, method: str) -> list[torch.Tensor]:
     """Return the trainable weight matrix, shape (out, in), of every linear layer, backbone and head, each once.
 
     Raises:
@@ -78,13 +78,13 @@ def select_largest(scores: torch.Tensor, n_kept: int) -> torch.Tensor:
     """
     flat, n_below = scores.flatten(), scores.numel() - n_kept
     if flat.device.type == "cpu":  # numpy's selection takes a tenth of the time of torch's
-        threshold = float(np.partition(flat.numpy(), n_below)[n_below])
+        threshold: float | torch.Tensor = float(np.partition(flat.numpy(), n_below)[n_below])
     else:
         threshold = flat.kthvalue(n_below + 1).values
     return scores >= threshold
 
 
-def add_squares(totals: Sequence[torch.Tensor], weights: Sequence[nn.Parameter], divisor: float) -> bool:
+def add_squares(totals: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], divisor: float) -> bool:
     """Add the squared gradients, over `divisor`, to the totals: all of them, or none if any is not finite.
 
     Args:

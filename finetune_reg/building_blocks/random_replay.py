@@ -13,6 +13,9 @@ from contextvars import ContextVar
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.pretrained_model import device_of
+from finetune_reg.errors import InputError
+
 _in_extra_pass: ContextVar[bool] = ContextVar("in_extra_pass", default=False)
 
 
@@ -70,10 +73,16 @@ class RandomReplay:
 
     @contextmanager
     def again(self) -> Iterator[None]:
-        """Run one pass in the block with the masks of the remembered pass; afterwards the random stream goes on."""
+        """Run one pass in the block with the masks of the remembered pass; afterwards the random stream goes on.
+
+        Raises:
+            InputError: the model has not made a main pass yet.
+        """
+        if self._state is None:
+            raise InputError("There is no pass to repeat: run the model once in training mode first.")
         with extra_pass(), self._state.again():
             yield
 
     def _remember(self, model: nn.Module, inputs: object) -> None:
         if in_main_pass(model):
-            self._state = RandomState(next(model.parameters()).device)
+            self._state = RandomState(device_of(model))

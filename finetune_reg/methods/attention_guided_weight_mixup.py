@@ -105,17 +105,18 @@ class MixedLinear(nn.Linear):
     ) -> None:
         share_parameters(self, linear)
         self.mixing = mixing
+        self.pretrained_weight: torch.Tensor
         self.register_buffer("pretrained_weight", pretrained_weight, persistent=False)
         out, inside = linear.weight.shape
-        options = {"dtype": torch.promote_types(linear.weight.dtype, torch.float32), "device": linear.weight.device}
+        wide, device = torch.promote_types(linear.weight.dtype, torch.float32), linear.weight.device
         shapes = [(out, inside)] if rank is None else [(out, rank), (rank, inside)]
         for i, shape in enumerate(shapes, start=1):
-            self.register_buffer(f"alpha{i}", torch.ones(shape, **options), persistent=False)
+            self.register_buffer(f"alpha{i}", torch.ones(shape, dtype=wide, device=device), persistent=False)
 
     @property
     def factors(self) -> tuple[torch.Tensor, ...]:
         """The tensors that make up `alpha`."""
-        return tuple(buffer for name, buffer in self._buffers.items() if name.startswith("alpha"))
+        return tuple(buffer for name, buffer in self.named_buffers(recurse=False) if name.startswith("alpha"))
 
     def mixed_weight(self) -> torch.Tensor:
         """Return the weight that the layer uses, shape (out, in)."""
@@ -243,8 +244,7 @@ class AttentionGuidedWeightMixup(FineTuningMethod):
         self.search_log = []
         if self.n_searches == 0:
             return
-        generator = torch.Generator().manual_seed(context.seed)
-        start = {parameter: parameter.detach().clone() for parameter in model.parameters()}
+        start: dict[torch.Tensor, torch.Tensor] = {p: p.detach().clone() for p in model.parameters()}
         layers: list[MixedLinear] = []
 
         def mix(linear: nn.Linear) -> MixedLinear:
@@ -254,7 +254,7 @@ class AttentionGuidedWeightMixup(FineTuningMethod):
         with ExitStack() as undo:
             inside = backbone_module_names(model)
             replace_linears(model, inside.__contains__, mix, undo, method=type(self).__name__)
-            self._search(model, layers, start, context, generator)
+            self._search(model, layers, start, context)
             for layer in layers:
                 undo.callback(layer.fold)
             self._undo = undo.pop_all()
@@ -267,11 +267,11 @@ class AttentionGuidedWeightMixup(FineTuningMethod):
         self,
         model: nn.Module,
         layers: list[MixedLinear],
-        start: dict[nn.Parameter, torch.Tensor],
+        start: dict[torch.Tensor, torch.Tensor],
         context: TrainingContext,
-        generator: torch.Generator,
     ) -> None:
         """Run the searches, each from `start`; leave the averaged tensors, and the start elsewhere."""
+        generator = torch.Generator().manual_seed(context.seed)
         search = BilevelSearch(**{part.name: getattr(self, part.name) for part in fields(BilevelSearch)})
         alphas = [factor.requires_grad_() for layer in layers for factor in layer.factors]
         averaged = alphas + [parameter for parameter in start if parameter.requires_grad and self.average == "all"]
@@ -296,5 +296,5 @@ class AttentionGuidedWeightMixup(FineTuningMethod):
 @torch.no_grad()
 def _mean_alpha(layers: list[MixedLinear]) -> float:
     """Return the mean of `alpha` over all mixed weights."""
-    total = sum(attention_coefficients(layer.factors).sum() for layer in layers)
+    total = sum((attention_coefficients(layer.factors).sum() for layer in layers), start=torch.zeros(()))
     return total.item() / sum(layer.weight.numel() for layer in layers)

@@ -30,6 +30,7 @@ from finetune_reg.building_blocks.hypergradient import (
 )
 from finetune_reg.building_blocks.module_surgery import in_mode
 from finetune_reg.building_blocks.parameter_groups import weight_decay_groups
+from finetune_reg.building_blocks.pretrained_model import device_of
 from finetune_reg.building_blocks.random_replay import extra_pass, random_state_kept
 from finetune_reg.errors import InputError, TrainingDivergedError
 from finetune_reg.method import TrainingContext
@@ -151,7 +152,7 @@ class BilevelSearch:
 
 
 @contextmanager
-def training_on_trial(model: nn.Module, start: Mapping[nn.Parameter, torch.Tensor]) -> Iterator[None]:
+def training_on_trial(model: nn.Module, start: Mapping[torch.Tensor, torch.Tensor]) -> Iterator[None]:
     """Train the model inside the block, in training mode and in float32 at least, and take everything back.
 
     Args:
@@ -174,7 +175,7 @@ class _LowerLevel:
     """The weights and their AdamW."""
 
     def __init__(self, model: nn.Module, context: TrainingContext, max_grad_norm: float) -> None:
-        self.weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.weights: list[torch.Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.device = self.weights[0].device
         self.max_grad_norm = max_grad_norm
         self.optimizer = torch.optim.AdamW(weight_decay_groups(model, context.weight_decay), **context.adamw_arguments)
@@ -230,13 +231,17 @@ def _endless_losses(
     model: nn.Module, context: TrainingContext, indices: list[int], generator: torch.Generator
 ) -> Iterator[Loss]:
     """Yield the model's loss on one batch after another, in a new order each epoch."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     while True:
         order = torch.randperm(len(indices), generator=generator)
         for chosen in order.split(context.batch_size):
             batch = context.collate([context.train_dataset[indices[i]] for i in chosen.tolist()])
             batch = {name: tensor.to(device) for name, tensor in batch.items()}
-            yield lambda batch=batch: model(**batch).loss
+            yield _loss_on(model, batch)
+
+
+def _loss_on(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> Loss:
+    return lambda: model(**batch).loss
 
 
 def _record(iteration: int, training_loss: torch.Tensor, gradient: Hypergradient) -> dict[str, float]:

@@ -41,6 +41,7 @@ from torch import nn
 from finetune_reg.building_blocks.fisher_information import fisher_information
 from finetune_reg.building_blocks.module_surgery import in_mode
 from finetune_reg.building_blocks.parameter_groups import learning_rates, transformer_blocks
+from finetune_reg.building_blocks.pretrained_model import device_of
 from finetune_reg.building_blocks.random_replay import extra_pass, random_state_kept
 from finetune_reg.hyperparameters.ranges import Fraction
 from finetune_reg.method import FineTuningMethod, TrainingContext
@@ -101,7 +102,7 @@ class ChildTuningD(FineTuningMethod):
         in_blocks = {id(parameter) for parameter in transformer_blocks(model).parameters()}
         measured = {n: p for n, p in model.named_parameters() if id(p) in in_blocks and p.requires_grad}
         released = self.fisher == "clipped_batches"
-        with in_mode(model, training=released), extra_pass(), random_state_kept(model.device):
+        with in_mode(model, training=released), extra_pass(), random_state_kept(device_of(model)):
             torch.manual_seed(context.seed)
             batches = _batches(context, shuffled=released)
             fisher = fisher_information(model, batches, measured, clip_each_tensor=1.0 if released else None)

@@ -71,7 +71,7 @@ class DPSDense(FineTuningMethod):
     update_ratio: Fraction = 0.05
     disable_dropout: bool = True
     exact_counts: bool = True
-    _weights: list[nn.Parameter] = field(default_factory=list, init=False, repr=False, compare=False)
+    _weights: list[torch.Tensor] = field(default_factory=list, init=False, repr=False, compare=False)
     _squares: list[torch.Tensor] = field(default_factory=list, init=False, repr=False, compare=False)
     _masks: list[torch.Tensor] = field(default_factory=list, init=False, repr=False, compare=False)
     _stage_length: int = field(default=0, init=False, repr=False, compare=False)

@@ -37,6 +37,7 @@ from transformers.masking_utils import eager_mask
 from finetune_reg.building_blocks.dropout_sites import dropout_sites, dropout_variance
 from finetune_reg.building_blocks.module_surgery import set_dropout
 from finetune_reg.building_blocks.parameter_groups import backbone
+from finetune_reg.building_blocks.pretrained_model import config_of
 from finetune_reg.errors import InputError
 from finetune_reg.hyperparameters.ranges import DropoutRate
 from finetune_reg.method import FineTuningMethod, TrainingContext
@@ -146,11 +147,11 @@ class GaussianDropout(FineTuningMethod):
 
         def choose_attention(module: nn.Module, inputs: Any) -> None:
             noisy = module.training or noise_at_evaluation
-            module.config._attn_implementation = _ATTENTION if noisy else own_attention
+            config_of(module)._attn_implementation = _ATTENTION if noisy else own_attention
 
         base = backbone(model)
-        own_attention = base.config._attn_implementation
-        self._undo.callback(setattr, base.config, "_attn_implementation", own_attention)
+        own_attention = config_of(base)._attn_implementation
+        self._undo.callback(setattr, config_of(base), "_attn_implementation", own_attention)
         self._undo.callback(base.register_forward_pre_hook(choose_attention).remove)
         for module in model.modules():
             if isinstance(module, nn.Dropout):

@@ -40,6 +40,7 @@ import torch
 from torch import nn
 
 from finetune_reg.building_blocks.parameter_groups import backbone
+from finetune_reg.building_blocks.pretrained_model import token_embeddings
 from finetune_reg.hyperparameters.ranges import NonNegative
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
@@ -52,7 +53,7 @@ def spread(weight: torch.Tensor) -> torch.Tensor:
 
 def joint_spread(weights: Iterable[torch.Tensor]) -> torch.Tensor:
     """Return the unbiased standard deviation over the entries of several tensors together, a float64 scalar."""
-    count, total, squares = 0, 0.0, 0.0
+    count, total, squares = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     for weight in weights:
         weight = weight.double()
         count, total, squares = count + weight.numel(), total + weight.sum(), squares + weight.square().sum()
@@ -115,7 +116,7 @@ class NoisyTune(FineTuningMethod):
             return
         perturbed = list(model.parameters() if self.include_head else backbone(model).parameters())
         if not self.include_token_embeddings:
-            spared = model.get_input_embeddings().weight
+            spared = token_embeddings(model).weight
             perturbed = [weight for weight in perturbed if weight is not spared]
         scale = joint_spread(perturbed) if self.scale == "global" else None
         generator = torch.Generator().manual_seed(context.seed)

@@ -1,0 +1,27 @@
+"""What every model of transformers carries, with its type: PyTorch declares the attributes of a module in general only.
+
+A wrapper that passes these attributes on, as those of peft do, serves as well.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where the model computes: the device of its first parameter."""
+    return next(model.parameters()).device
+
+
+def config_of(model: Any) -> PreTrainedConfig:
+    """Return the model's configuration."""
+    return model.config
+
+
+def token_embeddings(model: Any) -> nn.Embedding:
+    """Return the table of word embeddings, before positions and token types are added."""
+    return model.get_input_embeddings()
