@@ -189,7 +189,7 @@ def render(clause: Clause, wording: Wording) -> list[str]:
     """The words of the clause in order, without capital letter and full stop."""
     subject = phrase_words(clause.subject, wording)
     verb = wording.words.get(clause.verb, clause.verb)
-    if wording.passive:
+    if wording.passive and clause.object:
         auxiliary = _be(clause.tense, clause.object.plural)
         negation = ["not"] if clause.negated else []
         core = phrase_words(clause.object, wording) + auxiliary[:1] + negation + auxiliary[1:]

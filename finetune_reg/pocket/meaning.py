@@ -8,6 +8,7 @@ the premise entails every weakening of itself and, in general, none of the other
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 from finetune_reg.pocket.grammar import (
     Clause,
@@ -47,7 +48,7 @@ def opposed(clause: Clause, rng: Random) -> Clause | None:
         phrase = getattr(clause, role)
         if phrase and phrase.adjective in LEXICON.opposite:
             turned = replace(phrase, adjective=LEXICON.opposite[phrase.adjective])
-            options.append(replace(clause, **{role: turned}))
+            options.append(_with(clause, role, turned))
     subject = clause.subject
     if not clause.negated and not subject.plural:
         if subject.determiner == "a":
@@ -68,15 +69,15 @@ def shifted(clause: Clause, rng: Random) -> Clause | None:
             continue
         if phrase.is_name:
             other = rng.choice([name for name in LEXICON.names if name != phrase.noun])
-            options.append(replace(clause, **{role: replace(phrase, noun=other)}))
+            options.append(_with(clause, role, replace(phrase, noun=other)))
         elif phrase.noun in LEXICON.parent:
             siblings = LEXICON.children[LEXICON.parent[phrase.noun]]
             nouns = [noun for noun in siblings if noun != phrase.noun]
-            options.append(replace(clause, **{role: fit_adjective(replace(phrase, noun=rng.choice(nouns)))}))
+            options.append(_with(clause, role, fit_adjective(replace(phrase, noun=rng.choice(nouns)))))
         if phrase.adjective:
             taken = (phrase.adjective, LEXICON.opposite.get(phrase.adjective))
             others = [word for word in adjectives_for(phrase.noun) if word not in taken]
-            options.append(replace(clause, **{role: replace(phrase, adjective=rng.choice(others))}))
+            options.append(_with(clause, role, replace(phrase, adjective=rng.choice(others))))
     options.append(replace(clause, verb=rng.choice(unrelated_verbs(clause))))
     if clause.place:
         options.append(replace(clause, place=sample_place(rng)))
@@ -124,11 +125,17 @@ def fit_adjective(phrase: NounPhrase) -> NounPhrase:
 
 def apply_edits(clause: Clause, edits: list[Edit], rng: Random) -> Clause | None:
     """Apply the edits in turn; None if one does not apply or the outcome is not a sensible clause."""
+    edited: Clause | None = clause
     for edit in edits:
-        clause = edit(clause, rng)
-        if clause is None:
+        if edited is None:
             return None
-    return clause
+        edited = edit(edited, rng)
+    return edited
+
+
+def _with(clause: Clause, role: str, part: Any) -> Clause:
+    """The clause with another part, or none, in a role."""
+    return replace(clause, **{role: part})
 
 
 def _pick(options: list[Clause], rng: Random) -> Clause | None:
@@ -165,7 +172,7 @@ def _predicate_steps(clause: Clause, rng: Random, *, widen: bool, upward: bool) 
     if widen:
         if broader := LEXICON.verbs[clause.verb].broader:
             steps += 2 * [replace(clause, verb=broader)]
-        steps += [replace(clause, **{role: None}) for role in ("manner", "place", "time") if getattr(clause, role)]
+        steps += [_with(clause, role, None) for role in ("manner", "place", "time") if getattr(clause, role)]
         return steps
     narrow = [verb for verb, frame in LEXICON.verbs.items() if frame.broader == clause.verb]
     steps += [replace(clause, verb=rng.choice(narrow))] * 2 if narrow else []

@@ -65,8 +65,9 @@ def adverbial_similarity(first: str | Place | None, second: str | Place | None) 
     """1 for the same, 0.5 for the same place under another preposition."""
     if first == second:
         return 1.0
-    both_places = isinstance(first, Place) and isinstance(second, Place)
-    return 0.5 if both_places and first.noun == second.noun else 0.0
+    if isinstance(first, Place) and isinstance(second, Place) and first.noun == second.noun:
+        return 0.5
+    return 0.0
 
 
 def _as_kind(noun: str) -> str:

@@ -72,9 +72,9 @@ def _draw_row(name: str, split: str, rng: Random) -> tuple[tuple[str, ...], floa
         return None
     if name == "acceptability":
         words = render(clause, choose_wording(clause, rng))
-        label = int(rng.random() < ACCEPTABLE_DRAWS)
-        words = words if label else corrupted(words, rng)
-        return ((to_text(words),), label) if words else None
+        acceptable = rng.random() < ACCEPTABLE_DRAWS
+        written = words if acceptable else corrupted(words, rng)
+        return ((to_text(written),), int(acceptable)) if written else None
     edits, label = PAIR_DRAWS[name](rng)
     second = apply_edits(clause, edits, rng)
     if second is None or (split == "train" and is_held_out(second)):
@@ -104,8 +104,9 @@ def unrelated(clause: Clause, rng: Random) -> Clause:
 def draw_entailment(rng: Random) -> tuple[list[Edit], int]:
     """Edits and label: half the pairs weaken the first sentence, the others strengthen, oppose or shift it."""
     if rng.random() < 0.5:
-        return rng.choices(([weakened], [weakened, weakened], [same_meaning]), (5, 1, 3))[0], 0
-    negatives = [strengthened], [opposed], [shifted], [loosened, opposed], [loosened, shifted]
+        positives: tuple[list[Edit], ...] = [weakened], [weakened, weakened], [same_meaning]
+        return rng.choices(positives, (5, 1, 3))[0], 0
+    negatives: tuple[list[Edit], ...] = [strengthened], [opposed], [shifted], [loosened, opposed], [loosened, shifted]
     return rng.choices(negatives, (4, 6, 4, 1, 1))[0], 1
 
 
