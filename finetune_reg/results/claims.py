@@ -217,8 +217,7 @@ def judge_all(claims: Sequence[Claim], table: pd.DataFrame) -> list[Verdict]:
 
 def _judged(claims: Sequence[Claim], runs: pd.DataFrame) -> list[Verdict]:
     effects = [_effect(claim, runs, "method", "against") for claim in claims]
-    tested = [effect is not None and effect.n >= MIN_PAIRS for effect in effects]
-    p_values = holm([effect.p_value if ok else math.nan for effect, ok in zip(effects, tested, strict=True)])
+    p_values = holm([math.nan if effect is None or effect.n < MIN_PAIRS else effect.p_value for effect in effects])
     return [_verdict(claim, runs, *found) for claim, *found in zip(claims, effects, p_values.tolist(), strict=True)]
 
 
@@ -228,7 +227,8 @@ def _verdict(claim: Claim, runs: pd.DataFrame, effect: Difference | None, p_valu
         where += f" with {settings_words(claim.settings)}"
     if effect is None:
         return Verdict(claim, "not run", f"Not run: {method} and {against} have no common seed on {where}.")
-    by_task = {task: _effect(claim, runs, "method", "against", [task]) for task in claim.tasks}
+    on_task = {task: _effect(claim, runs, "method", "against", [task]) for task in claim.tasks}
+    by_task = {task: found for task, found in on_task.items() if found is not None}
     beyond = control_effect = None
     if claim.control is not None:
         beyond = _effect(claim, runs, "method", "control")

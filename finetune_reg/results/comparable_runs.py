@@ -66,7 +66,7 @@ def check_changes(changes: Mapping[str, Any]) -> None:
     factors = {name: change for name, change in changes.items() if isinstance(change, dict)}
     check_settings({name: change for name, change in changes.items() if name not in factors})
     for name, factor in factors.items():
-        times = factor.get("times")
+        times: Any = factor.get("times")
         is_number = isinstance(times, int | float) and not isinstance(times, bool)
         if set(factor) != {"times"} or not is_number or not 0 < times < np.inf:
             raise InputError(f"{name} needs a value, or a factor above 0 like {{times: 4}}, not {factor}.")
@@ -127,7 +127,8 @@ def recipes_of(
     if not differing:
         return [dict(settings)]
     found = own[differing].drop_duplicates().astype(object)
-    return [{**settings, **row} for row in found.to_dict("records")]
+    values = found.itertuples(index=False, name=None)
+    return [{**settings, **dict(zip(differing, row, strict=True))} for row in values]
 
 
 def runs_beside(
@@ -160,7 +161,7 @@ def runs_beside(
         raise InputError(f"The table holds {what} at several settings: keep one learning rate, batch size and so on.")
     if recipes.empty:
         return runs.iloc[:0].set_index(PAIRED_BY)
-    recipe = recipes.iloc[0].to_dict()
+    recipe = {name: recipes[name].iloc[0] for name in RECIPE}
     wanted = recipe | {name: _changed(recipe[name], change) for name, change in changes.items()}
     chosen = _having(on_task[on_task.identity == method_identity(method)], wanted)
     chosen = chosen.set_index(PAIRED_BY)

@@ -77,7 +77,7 @@ def _resampled(statistic: Statistic, scores: np.ndarray, reference: np.ndarray) 
         first, second = np.where(signs > 0, ours, theirs), np.where(signs > 0, theirs, ours)
         return (_of_each_task(statistic, first) - _of_each_task(statistic, second)).mean(0)
 
-    exchangeable = scores, reference
+    exchangeable = [scores, reference]
     if statistic == "std":
         exchangeable = [sample - np.median(sample, axis=1, keepdims=True) for sample in exchangeable]
     seeds, options = np.arange(n), {"n_resamples": RESAMPLES, "vectorized": True}

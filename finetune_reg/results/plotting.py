@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Callable
+from functools import partial
 from html import escape
 from io import BytesIO
 from math import ceil
 from pathlib import Path
 from textwrap import wrap
+from typing import Any, Literal, get_args
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,11 +23,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 
 from finetune_reg.experiment.records import FINISHED
-from finetune_reg.results.run_tables import passes_of, score_matrix
+from finetune_reg.results.run_tables import by_method, passes_of, score_matrix
 from finetune_reg.results.statistics import expected_validation_performance
 
 PALETTE = sns.color_palette("colorblind")
-DASHES = ("-", "--", ":", "-.")
+Palette = dict[str, tuple[float, float, float]]
+LineStyle = Literal["-", "--", ":", "-."]
+DASHES: tuple[LineStyle, ...] = get_args(LineStyle)
 COLUMNS = 4
 METRIC_LABELS = {
     "accuracy": "accuracy",
@@ -50,12 +54,12 @@ def use_style() -> None:
     }
 
 
-def method_palette(labels: list[str]) -> dict[str, tuple[float, float, float]]:
+def method_palette(labels: list[str]) -> Palette:
     """Give each method a colour, in the order given."""
     return {label: PALETTE[i % len(PALETTE)] for i, label in enumerate(labels)}
 
 
-def plot_scores(table: pd.DataFrame, axes: Axes, palette: dict | None = None) -> None:
+def plot_scores(table: pd.DataFrame, axes: Axes, palette: Palette | None = None) -> None:
     """Draw the scores of one task: all points per method, a box from five on, and the best constant prediction.
 
     Args:
@@ -65,7 +69,7 @@ def plot_scores(table: pd.DataFrame, axes: Axes, palette: dict | None = None) ->
     palette = palette or method_palette(list(dict.fromkeys(table.method_label)))
     labels = list(palette)
     scored = table[table.score.notna()].assign(score=lambda runs: runs.score.astype(float))
-    options = {"x": "score", "y": "method_label", "hue": "method_label", "order": labels, "ax": axes}
+    options: dict[str, Any] = {"x": "score", "y": "method_label", "hue": "method_label", "order": labels, "ax": axes}
     options |= {"palette": palette, "legend": False}
     boxed = scored[scored.groupby("method_label").score.transform("count") >= 5]
     if len(boxed):
@@ -79,7 +83,9 @@ def plot_scores(table: pd.DataFrame, axes: Axes, palette: dict | None = None) ->
     axes.xaxis.set_major_locator(MaxNLocator(5))
 
 
-def plot_learning_curves(table: pd.DataFrame, axes: Axes, palette: dict | None = None, average: bool = False) -> None:
+def plot_learning_curves(
+    table: pd.DataFrame, axes: Axes, palette: Palette | None = None, average: bool = False
+) -> None:
     """Draw the primary metric after each evaluated epoch, one line per run, coloured by method.
 
     Args:
@@ -88,13 +94,13 @@ def plot_learning_curves(table: pd.DataFrame, axes: Axes, palette: dict | None =
         average: draw runs faintly, and the mean of each method's runs over them.
     """
     palette = palette or method_palette(list(dict.fromkeys(table.method_label)))
-    for label, runs in table.groupby("method_label", sort=False):
-        style = {"color": palette[label], "linestyle": _dash(label, palette)}
+    for label, runs in by_method(table):
+        style: dict[str, Any] = {"color": palette[label], "linestyle": _dash(label, palette)}
         histories = [pd.DataFrame(json.loads(history)) for history in runs.history]
         metric = runs.metric.iloc[0]
         curves = [history.set_index("epoch")[metric] for history in histories if len(history)]
         for curve in curves:
-            faint = {"alpha": 0.3, "linewidth": 0.8} if average else {"alpha": 0.7, "marker": "."}
+            faint: dict[str, Any] = {"alpha": 0.3, "linewidth": 0.8} if average else {"alpha": 0.7, "marker": "."}
             axes.plot(curve.index, curve, **style, **faint)
         if average and curves:
             mean = pd.concat(curves, axis=1).mean(axis=1)
@@ -104,7 +110,7 @@ def plot_learning_curves(table: pd.DataFrame, axes: Axes, palette: dict | None =
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
-def plot_expected_performance(table: pd.DataFrame, axes: Axes, palette: dict | None = None) -> None:
+def plot_expected_performance(table: pd.DataFrame, axes: Axes, palette: Palette | None = None) -> None:
     """Draw the expected best of k runs (with replacement) against what k runs cost, one line per method.
 
     Args:
@@ -112,7 +118,7 @@ def plot_expected_performance(table: pd.DataFrame, axes: Axes, palette: dict | N
         palette: colours by method label.
     """
     palette = palette or method_palette(list(dict.fromkeys(table.method_label)))
-    for label, runs in table[table.status.isin(FINISHED)].groupby("method_label", sort=False):
+    for label, runs in by_method(table[table.status.isin(FINISHED)]):
         expected = expected_validation_performance(score_matrix(runs).to_numpy().ravel())
         cost = passes_of(runs).mean() * np.arange(1, len(expected) + 1)
         axes.plot(cost, expected, color=palette[label], linestyle=_dash(label, palette), marker=".")
@@ -131,7 +137,7 @@ def scores_figure(table: pd.DataFrame) -> Figure:
 
 def learning_curves_figure(table: pd.DataFrame) -> Figure:
     """Draw the learning curves of all tasks side by side, runs faintly, means boldly."""
-    return _facets(table, lambda *arguments: plot_learning_curves(*arguments, average=True))
+    return _facets(table, partial(plot_learning_curves, average=True))
 
 
 def expected_performance_figure(table: pd.DataFrame) -> Figure:
@@ -148,6 +154,7 @@ def improvement_figure(aggregates: pd.DataFrame) -> Figure:
     palette = method_palette(list(aggregates.method))
     compared = aggregates[aggregates.improvement.notna()].reset_index()
     figure, axes = plt.subplots(figsize=(7.5, 1.2 + 0.45 * len(compared)))
+    row: Any
     for row in compared.itertuples():
         axes.plot([row.improvement_low, row.improvement_high], [row.Index] * 2, color=palette[row.method], linewidth=3)
         axes.plot(row.improvement, row.Index, "o", color=palette[row.method], markersize=8)
@@ -209,7 +216,7 @@ def save(figure: Figure, path: Path) -> Path:
 
 def _facets(
     table: pd.DataFrame,
-    plot: Callable[[pd.DataFrame, Axes, dict], None],
+    plot: Callable[[pd.DataFrame, Axes, Palette], None],
     height: float = 3.0,
     width: float = 3.1,
     margin: float = 0.3,
@@ -236,7 +243,7 @@ def _facets(
     return figure
 
 
-def _dash(label: str, palette: dict) -> str:
+def _dash(label: str, palette: Palette) -> LineStyle:
     """Tell methods of equal colour apart when there are more methods than colours."""
     return DASHES[list(palette).index(label) // len(PALETTE) % len(DASHES)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,8 @@ def figures_by_statistic(published: pd.DataFrame) -> pd.DataFrame:
     facts = ["method_name", "task", "metric", "model", "paper", "source", "method", "n_train", "n_runs", "setting"]
     facts = [name for name in (*facts, "split", "read") if name in published]
     used = published[published.statistic.isin(PUBLISHED_STATISTICS)]
-    figures = used.groupby([*facts, "statistic"], dropna=False, sort=False).value.first()
-    figures = figures.unstack("statistic").reindex(columns=PUBLISHED_STATISTICS).reset_index()
+    values = used.groupby([*facts, "statistic"], dropna=False, sort=False).value.first()
+    figures = values.unstack("statistic").reindex(columns=PUBLISHED_STATISTICS).reset_index()
     if "note" in used:
         notes = used.groupby(facts, dropna=False, sort=False).note
         figures = figures.merge(notes.agg(lambda texts: _joined("; ".join(texts).split("; "))).reset_index(), on=facts)
@@ -78,7 +78,7 @@ def scores_as_published(table: pd.DataFrame) -> pd.DataFrame:
         `published_metric`; and `trained_on`, our task. Beside all metrics of the run's task these are those of the
         tasks of `evaluate_on`, `MEANS_OF_METRICS` and `AVERAGES`.
     """
-    rows = [row | scored for row in table.to_dict("records") for scored in _scores_of(row)]
+    rows = [{**row, **scored} for row in table.to_dict("records") for scored in _scores_of(row)]
     scores = pd.DataFrame(rows, columns=[*table.columns, "published_task", "published_metric", "trained_on"])
     return pd.concat([scores, *_averages(table)], ignore_index=True)
 
@@ -86,10 +86,10 @@ def scores_as_published(table: pd.DataFrame) -> pd.DataFrame:
 def summarize_as_published(table: pd.DataFrame) -> pd.DataFrame:
     """Summarize `scores_as_published`: as `summary_table`, without comparisons, with the columns added there."""
     named = ["published_task", "published_metric", "trained_on"]
-    parts = [
-        summary_table(scores, baseline="").assign(**dict(zip(named, names, strict=True)))
-        for names, scores in scores_as_published(table).groupby(named, sort=False)
-    ]
+    parts = []
+    for names, scores in scores_as_published(table).groupby(named, sort=False):
+        added: dict[str, Any] = dict(zip(named, names, strict=True))
+        parts.append(summary_table(scores, baseline="").assign(**added))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -153,7 +153,7 @@ def _label(run: RunSettings) -> str:
     return method_label(run.method, run.method_hyperparameters)
 
 
-def _scores_of(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _scores_of(row: Mapping[Hashable, Any]) -> Iterator[dict[str, Any]]:
     history, transfer = json.loads(row["history"]), json.loads(row.get("transfer") or "{}")
     own = history[-1] if history and row["status"] == "ok" else {row["metric"]: None}
     for task, found in {row["task"]: own, **transfer}.items():
@@ -186,7 +186,7 @@ def _averages(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
                 average = runs.head(1).assign(
                     score=runs.score.mean(),
                     task=f"mean of {', '.join(runs.task)}",
-                    below_majority=runs.below_majority.astype(bool).any(),
+                    below_majority=bool(runs.below_majority.astype(bool).any()),
                     trained_on=f"mean of {', '.join(runs.task)}",
                 )
                 yield average.assign(metric="average", published_metric="average", published_task=name)

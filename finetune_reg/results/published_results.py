@@ -17,7 +17,7 @@ from finetune_reg.paths import ROOT
 from finetune_reg.results.comparable_runs import MethodSpec, method_words
 
 PUBLISHED_RESULTS = ROOT / "data" / "published_results.csv"
-COLUMNS = {
+COLUMNS: dict[str, str | type[str] | type[float]] = {
     "key": str,
     "paper": str,
     "table": str,

@@ -107,9 +107,9 @@ def results_table(records: list[RunRecord]) -> pd.DataFrame:
         row["method_label"] = method_label(row["method"], row["method_hyperparameters"])
         rows.append({k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in row.items()})
     table = pd.DataFrame(rows)
-    order = [*SETTING, "method", "method_label", "seed_init"]  # alphabetical, but vanilla comes first
-    first = {"method": lambda names: names.where(names != "vanilla", "")}
-    return table.sort_values(order, key=lambda column: first.get(column.name, lambda c: c)(column), ignore_index=True)
+    order = [*SETTING, "method", "method_label", "seed_init"]
+    vanilla_first = table.assign(method=table.method.where(table.method != "vanilla", "")).sort_values(order)
+    return table.loc[vanilla_first.index].reset_index(drop=True)
 
 
 def method_label(name: str, hyperparameters: dict[str, Any]) -> str:
@@ -166,10 +166,16 @@ def by_recipe(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         name for name in RECIPE if table[name].nunique(dropna=False) > 1 and name not in ("model_name", "source")
     ]
     for values, group in table.groupby(RECIPE, dropna=False, sort=False):
-        recipe = dict(zip(RECIPE, values, strict=True))
+        recipe: dict[str, Any] = dict(zip(RECIPE, values, strict=True))
         parts = [f"Model {short_name(recipe['model_name'])}", f"source {short_name(recipe['source'])}"]
         parts += [f"{name} {'all' if pd.isna(recipe[name]) else recipe[name]}" for name in varying]
         yield ", ".join(parts), group
+
+
+def by_method(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Split a table by `method_label`, in the order of the table."""
+    for label, group in table.groupby("method_label", sort=False):
+        yield str(label), group
 
 
 def short_name(name: str) -> str:
@@ -201,7 +207,7 @@ def summary_table(table: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame
     rows = []
     for setting, group in pool_fresh_subsets(table).groupby(SETTING, dropna=False, sort=False):
         reference = group[group.method_label == baseline].set_index(list(SEEDS)).score
-        for label, runs in group.groupby("method_label", sort=False):
+        for label, runs in by_method(group):
             scores = runs.set_index(list(SEEDS)).score
             row = dict(zip(SETTING, setting, strict=True)) | {"method": label, "metric": runs.metric.iloc[0]}
             failed = int((runs.below_majority.fillna(True)).astype(bool).sum())
@@ -216,7 +222,7 @@ def summary_table(table: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame
     summary = pd.DataFrame(rows)
     if "paired_p_value" in summary:
         of_one_baseline = summary.groupby(SETTING, dropna=False).paired_p_value
-        summary["paired_holm"] = of_one_baseline.transform(holm)
+        summary["paired_holm"] = of_one_baseline.transform(lambda values: pd.Series(holm(values), values.index))
     return summary
 
 
@@ -270,7 +276,7 @@ def aggregate_table(table: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFra
     finished = table[table.status.isin(FINISHED)]
     matrices = {
         label: score_matrix(runs)
-        for label, runs in finished.groupby("method_label", sort=False)
+        for label, runs in by_method(finished)
         if runs.groupby(list(SEEDS)).task.nunique().max() == runs.task.nunique()
     }
     passes = passes_of(finished).groupby(finished.method_label).mean()
@@ -279,9 +285,10 @@ def aggregate_table(table: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFra
         iqm = interquartile_mean(matrix.to_numpy())
         row = {"method": label, "tasks": matrix.shape[1], "runs": len(matrix), "mean_passes": passes[label]}
         row |= {"iqm": iqm.value, "iqm_low": iqm.low, "iqm_high": iqm.high}
-        common = matrix.columns.intersection(matrices[baseline].columns) if baseline in matrices else []
+        reference = matrices.get(baseline, matrix.iloc[:, :0])
+        common = matrix.columns.intersection(reference.columns)
         if label != baseline and len(common):
-            found = probability_of_improvement(matrix[common].to_numpy(), matrices[baseline][common].to_numpy())
+            found = probability_of_improvement(matrix[common].to_numpy(), reference[common].to_numpy())
             row |= {"improvement": found.value, "improvement_low": found.low, "improvement_high": found.high}
         rows.append(row)
     return pd.DataFrame(rows).reindex(columns=AGGREGATES)

@@ -33,7 +33,8 @@ def rank_candidates(table: pd.DataFrame) -> pd.DataFrame:
     if runs.empty:
         raise InputError("No run has held_out_fold 0 to 4: the development set reports, it does not choose.")
     points = 100 * counted_scores(runs)
-    runs = runs.assign(points=points, part=list(runs[SPLIT_BY].itertuples(index=False, name=None)))
+    parts = pd.Series(list(runs[SPLIT_BY].itertuples(index=False, name=None)), runs.index)
+    runs = runs.assign(points=points, part=parts)
     differing = [name for name in CANDIDATE if name.startswith("method") or runs[name].nunique(dropna=False) > 1]
     candidates = runs.groupby(differing, dropna=False, sort=False)
     wanted = set(runs.part)
@@ -44,7 +45,7 @@ def rank_candidates(table: pd.DataFrame) -> pd.DataFrame:
             raise InputError(
                 f"The candidate {what} was not run on fold {fold:.0f} of {task}: run the same folds of all."
             )
-    ranked = candidates.apply(lambda group: group.groupby("task").points.mean(), include_groups=False)
+    ranked = candidates[["task", "points"]].apply(lambda group: group.groupby("task").points.mean())
     ranked = ranked.assign(mean=ranked.mean(axis=1), runs=candidates.size() // runs.task.nunique())
     ranked = ranked.reset_index().sort_values("mean", ascending=False, kind="stable", ignore_index=True)
     methods = ranked.method.mask(ranked.method == "vanilla", ranked.method_label)

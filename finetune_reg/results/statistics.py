@@ -18,10 +18,10 @@ Matrices of scores have shape (runs, tasks), as from `results.score_matrix`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special, stats
 
 from finetune_reg.errors import InputError
@@ -77,7 +77,7 @@ class Estimate:
     high: float
 
 
-def summarize(scores: Sequence[float], failed: int = 0) -> Summary:
+def summarize(scores: ArrayLike, failed: int = 0) -> Summary:
     """Summarize the scores of one setting over seeds."""
     values = np.asarray(scores, dtype=float)
     if not len(values):
@@ -108,7 +108,7 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
     return float(np.mean(values) - margin), float(np.mean(values) + margin)
 
 
-def compare_paired(scores: Sequence[float], baseline: Sequence[float]) -> PairedComparison:
+def compare_paired(scores: ArrayLike, baseline: ArrayLike) -> PairedComparison:
     """Compare two methods on equal seeds; both of shape (n,), in the same order of seeds."""
     differences = np.asarray(scores, dtype=float) - np.asarray(baseline, dtype=float)
     low, high = mean_interval(differences)
@@ -128,7 +128,7 @@ def compare_paired(scores: Sequence[float], baseline: Sequence[float]) -> Paired
     return PairedComparison(len(differences), mean, low, high, p_value)
 
 
-def holm(p_values: Sequence[float]) -> np.ndarray:
+def holm(p_values: ArrayLike) -> np.ndarray:
     """Return Holm's adjusted p-values in the order given: rejecting those below a level errs at most that often at all.
 
     Args:
@@ -137,12 +137,12 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     Raises:
         InputError: a value outside [0, 1].
     """
-    p_values = np.asarray(p_values, dtype=float)
-    if np.any((p_values < 0) | (p_values > 1)):
-        raise InputError(f"p-values lie between 0 and 1, not {p_values.min()} to {p_values.max()}.")
-    order = np.argsort(p_values)[: np.isfinite(p_values).sum()]  # NaN sorts last
-    stepped = p_values[order] * np.arange(len(order), 0, -1)
-    adjusted = np.full_like(p_values, np.nan)
+    values = np.asarray(p_values, dtype=float)
+    if np.any((values < 0) | (values > 1)):
+        raise InputError(f"p-values lie between 0 and 1, not {values.min()} to {values.max()}.")
+    order = np.argsort(values)[: np.isfinite(values).sum()]  # NaN sorts last
+    stepped = values[order] * np.arange(len(order), 0, -1)
+    adjusted = np.full_like(values, np.nan)
     adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
     return adjusted
 
@@ -201,7 +201,7 @@ def probability_of_improvement(scores: np.ndarray, baseline: np.ndarray) -> Esti
     return Estimate(value, float(max(value - margin, 0.0)), float(min(value + margin, 1.0)))
 
 
-def expected_validation_performance(scores: Sequence[float], replacement: bool = True) -> np.ndarray:
+def expected_validation_performance(scores: ArrayLike, replacement: bool = True) -> np.ndarray:
     """Return the expected best of k = 1, ..., n runs drawn from n, exactly, shape (n,).
 
     With the sorted scores s_1 <= ... <= s_n, the best of k is at most s_i with probability
