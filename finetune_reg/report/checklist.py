@@ -7,6 +7,7 @@ Learning Reproducibility Checklist), in our own words. What no record can know i
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +109,12 @@ def code_version(environments: dict[str, str]) -> str:
 
 
 def _models(table: pd.DataFrame) -> str:
-    models = table[table.n_parameters.notna()].drop_duplicates(["model_name", "weights_hash"])
+    models: Iterable[Any] = (
+        table[table.n_parameters.notna()].drop_duplicates(["model_name", "weights_hash"]).itertuples()
+    )
     described = ", ".join(
         f"{short_name(row.model_name)} ({row.n_parameters / 1e6:.2f} M parameters, weights hash {row.weights_hash})"
-        for row in models.itertuples()
+        for row in models
     )
     return described or _values(table.model_name.map(short_name))
 

@@ -125,20 +125,12 @@ def write_report(
     sections = [
         _section(heading, runs, output_dir, None if reproduced else published) for heading, runs in by_recipe(pooled)
     ]
-    summary = summarize_as_published(pooled) if reproduced else None
     recorded = set(table.run_id)
     page = output_dir / "report.html"
     text = _template().render(
         title=f"Report: {', '.join(dict.fromkeys(table.model_name.map(short_name)))}",
         header=_header(table),
-        reproductions=[
-            Reproduction(
-                heading=f"Published beside ours: {name}",
-                is_toy=bool((table.source == "pocket").any()),
-                published=published_table(beside_rows(summary, published, rows, planned or ())),
-            )
-            for name, rows in (reproduced or {}).items()
-        ],
+        reproductions=_reproductions(pooled, published, reproduced, planned or ()) if reproduced else [],
         sections=sections,
         toy=TOY,
         claims=[judged_claims(runs) for _, runs in table.groupby(SCALE, dropna=False, sort=False)],
@@ -149,6 +141,22 @@ def write_report(
     )
     page.write_text(text, encoding="utf-8")
     return page, {section.heading: section.scores.rows for section in sections}
+
+
+def _reproductions(
+    table: pd.DataFrame,
+    published: pd.DataFrame,
+    reproduced: Mapping[str, Sequence[PublishedRows]],
+    planned: Sequence[RunSettings],
+) -> list[Reproduction]:
+    summary = summarize_as_published(table)
+    is_toy = bool((table.source == "pocket").any())
+    return [
+        Reproduction(
+            f"Published beside ours: {name}", is_toy, published_table(beside_rows(summary, published, rows, planned))
+        )
+        for name, rows in reproduced.items()
+    ]
 
 
 def judged_claims(table: pd.DataFrame) -> JudgedClaims:

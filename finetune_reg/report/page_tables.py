@@ -60,6 +60,7 @@ class PageTable:
 def scores_table(summary: pd.DataFrame) -> PageTable:
     """Format `results.summary_table`, scores times 100."""
     rows = []
+    row: Any
     for row in summary.itertuples():
         paired = getattr(row, "paired_difference", math.nan)
         compared = not math.isnan(paired)
@@ -79,6 +80,7 @@ def scores_table(summary: pd.DataFrame) -> PageTable:
 def aggregates_table(aggregates: pd.DataFrame) -> PageTable:
     """Format `results.aggregate_table`, the interquartile mean times 100."""
     headers = ["method", "tasks", "runs per task", "passes per run", "interquartile mean", "probability of improvement"]
+    methods: Iterable[Any] = aggregates.itertuples()
     rows = [
         [
             row.method,
@@ -88,7 +90,7 @@ def aggregates_table(aggregates: pd.DataFrame) -> PageTable:
             f"{_number(100 * row.iqm)} {_interval(row.iqm_low, row.iqm_high)}",
             "" if math.isnan(row.improvement) else f"{row.improvement:.2f} {_probabilities(row)}",
         ]
-        for row in aggregates.itertuples()
+        for row in methods
     ]
     return PageTable(headers, rows, 1, AGGREGATES_LEGEND)
 
@@ -98,6 +100,7 @@ def published_table(beside: pd.DataFrame) -> PageTable:
     headers = ["task", "", "method", "on", "rows", "runs", "failed", "mean ± std", "95 % interval", "median", "max"]
     blocks: dict[tuple[str, ...], list[list[str]]] = {}
     ours: dict[tuple[str, ...], list[str]] = {}
+    row: Any
     for row in beside.itertuples():
         task = _published_task(row)
         key = (task, row.method, getattr(row, "trained_on", ""), *(str(getattr(row, name)) for name in SETTING))
@@ -117,9 +120,10 @@ def waiting_table(runs: Iterable[RunSettings]) -> PageTable:
 
 def unfinished_table(table: pd.DataFrame) -> PageTable:
     """List the runs of `results.results_table` that failed, diverged or were ended from outside, and why."""
+    runs: Iterable[Any] = table[table.status != "ok"].itertuples()
     rows = [
         [row.task, row.method_label, str(row.seed_init), row.status, row.run_id, row.error or "no error recorded"]
-        for row in table[table.status != "ok"].itertuples()
+        for row in runs
     ]
     return PageTable(["task", "method", "seed", "status", "run", "error"], rows, 6, "Runs that did not end well.")
 
