@@ -69,8 +69,8 @@ def grade(folder: Path | str, out: Path | str, time_limit: float = 10.0) -> pd.D
 def checked_exercises(notebook: nbformat.NotebookNode) -> list[str]:
     """Return the exercises that a notebook checks, in order: the texts in its calls `check("name", ...)`."""
     calls = (node for tree in _parsed(notebook) for node in ast.walk(tree) if isinstance(node, ast.Call))
-    named = (call.args[0].value for call in calls if _is_check(call))
-    return list(dict.fromkeys(name for name in named if isinstance(name, str)))
+    named = (_checked_exercise(call) for call in calls)
+    return list(dict.fromkeys(name for name in named if name is not None))
 
 
 def _assigned(submissions: Iterable[Path]) -> list[str]:
@@ -145,6 +145,8 @@ def _parsed(notebook: nbformat.NotebookNode) -> Iterator[ast.AST]:
                 continue
 
 
-def _is_check(call: ast.Call) -> bool:
-    is_named = isinstance(call.func, ast.Name) and call.func.id == "check"
-    return is_named and bool(call.args) and isinstance(call.args[0], ast.Constant)
+def _checked_exercise(call: ast.Call) -> str | None:
+    match call:
+        case ast.Call(func=ast.Name(id="check"), args=[ast.Constant(value=str(name)), *_]):
+            return name
+    return None

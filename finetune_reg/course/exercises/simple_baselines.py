@@ -11,7 +11,7 @@ import torch
 from finetune_reg.course.exercises import Checker
 from finetune_reg.results.statistics import compare_paired
 
-DOUBLE = {"dtype": torch.float64}
+DOUBLE = torch.float64
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 
 Step = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
@@ -32,8 +32,8 @@ def check_half_life(half_life: Callable[[float, float], float]) -> None:
 
 def check_minimizer(minimizer: Callable[..., torch.Tensor]) -> None:
     """Demand that the gradient is zero at `minimizer(H, c, w0, alpha)`."""
-    H = torch.tensor([[2.0, 0.5], [0.5, 0.1875]], **DOUBLE)
-    c, w0 = torch.tensor([1.0, -2.0], **DOUBLE), torch.tensor([0.5, 3.0], **DOUBLE)
+    H = torch.tensor([[2.0, 0.5], [0.5, 0.1875]], dtype=DOUBLE)
+    c, w0 = torch.tensor([1.0, -2.0], dtype=DOUBLE), torch.tensor([0.5, 3.0], dtype=DOUBLE)
     for alpha in (0.1, 1.0, 0.0):
         attempt = minimizer(H, c, w0, alpha)
         assert torch.is_tensor(attempt), "return a tensor"
@@ -51,10 +51,10 @@ def check_minimizer(minimizer: Callable[..., torch.Tensor]) -> None:
 def check_recalling_step(step: Step) -> None:
     """Compare three updates with the equations; the argument names are those of the exercise."""
     rate, gamma, weights = 0.01, 40.0, (0.1, 0.5, 0.9)
-    anchor = torch.tensor([1.0, -1.0, 0.5], **DOUBLE)
-    gradients = torch.tensor([[2.0, -1.0, 0.1], [-1.0, -1.0, 0.3], [0.5, 2.0, -0.2]], **DOUBLE)
+    anchor = torch.tensor([1.0, -1.0, 0.5], dtype=DOUBLE)
+    gradients = torch.tensor([[2.0, -1.0, 0.1], [-1.0, -1.0, 0.3], [0.5, 2.0, -0.2]], dtype=DOUBLE)
     names = ("the equations", *_MISTAKES)
-    states = {name: (anchor + 0.5, torch.zeros(3, **DOUBLE), torch.zeros(3, **DOUBLE)) for name in names}
+    states = {name: (anchor + 0.5, torch.zeros(3, dtype=DOUBLE), torch.zeros(3, dtype=DOUBLE)) for name in names}
     for update, (gradient, weight) in enumerate(zip(gradients, weights, strict=True), start=1):
         before = states["the equations"]
         value, m, v = (tensor.clone() for tensor in before)

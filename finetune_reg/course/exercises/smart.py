@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from finetune_reg.building_blocks.output_divergence import symmetric_kl
 from finetune_reg.course.exercises import Checker
 
-DOUBLE = {"dtype": torch.float64}
+DOUBLE = torch.float64
 SEEDS = ["seed_init", "seed_order", "seed_noise"]
 
 
@@ -24,15 +24,15 @@ def _close(one: torch.Tensor, other: torch.Tensor, tolerance: float = 1e-9) -> b
 def check_fisher(fisher: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
     """Check `fisher(weight, x)`: the matrix of the quadratic form that the symmetric KL becomes for small moves."""
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(3, 4, generator=generator, **DOUBLE)
-    x = torch.randn(4, generator=generator, **DOUBLE)
+    weight = torch.randn(3, 4, generator=generator, dtype=DOUBLE)
+    x = torch.randn(4, generator=generator, dtype=DOUBLE)
     found = fisher(weight, x)
     assert isinstance(found, torch.Tensor), "Return a tensor."
     assert found.shape == (4, 4), (
         f"The move is one of the input, with 4 coordinates here: a matrix of shape (4, 4), not {tuple(found.shape)}"
     )
     assert _close(found, found.T), "A quadratic form needs a symmetric matrix."
-    moves = torch.randn(5, 4, generator=generator, **DOUBLE)
+    moves = torch.randn(5, 4, generator=generator, dtype=DOUBLE)
     moved, clean = (x + 1e-5 * moves) @ weight.T, (x @ weight.T).expand(5, 3)
     values = [symmetric_kl(one[None], two[None]).item() / 1e-10 for one, two in zip(moved, clean, strict=True)]
     forms = [(v @ found.to(torch.float64) @ v).item() for v in moves]
@@ -42,7 +42,7 @@ def check_fisher(fisher: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -
             f"The form is {ratios[0]:.3g} times the symmetric KL: each of the two KL directions contributes, and each "
             "has its own factor from the second-order term"
         )
-    shift = torch.linalg.lstsq(weight, torch.ones(3, 1, **DOUBLE)).solution[:, 0]
+    shift = torch.linalg.lstsq(weight, torch.ones(3, 1, dtype=DOUBLE)).solution[:, 0]
     assert abs((shift @ found.to(torch.float64) @ shift).item()) < 1e-6, (
         "Adding the same number to all logits changes no probability, but your form is not 0 for the move that does it"
     )
@@ -78,8 +78,8 @@ def check_teacher_memory(memory: Callable[[int], float]) -> None:
 def check_r_drop_loss(loss: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]) -> None:
     """Check `loss(first_logits, second_logits, labels, strength)`: the paper's loss of two passes of a batch."""
     generator = torch.Generator().manual_seed(0)
-    first = torch.randn(5, 3, generator=generator, **DOUBLE).requires_grad_()
-    second = torch.randn(5, 3, generator=generator, **DOUBLE).requires_grad_()
+    first = torch.randn(5, 3, generator=generator, dtype=DOUBLE).requires_grad_()
+    second = torch.randn(5, 3, generator=generator, dtype=DOUBLE).requires_grad_()
     labels = torch.tensor([0, 2, 1, 1, 0])
     task_losses = F.cross_entropy(first, labels) + F.cross_entropy(second, labels)
     without = loss(first, second, labels, 0.0)

@@ -14,7 +14,7 @@ from finetune_reg.course.exercises import Checker
 MixedDerivative = Callable[[Loss, Sequence[torch.Tensor], Sequence[torch.Tensor], Sequence[torch.Tensor]], list]
 
 SEARCHES = ("equation", "own masks", "identity", "preconditioned")
-DOUBLE = {"dtype": torch.float64}
+DOUBLE = torch.float64
 
 
 def check_unrolled(unrolled_hypergradient: Callable[[float, float, float, int], float]) -> None:
@@ -101,7 +101,7 @@ def check_what_lifts(ratios: Mapping[str, float]) -> None:
 
 
 def _through_the_steps(w: float, alpha: float, step_size: float, n_steps: int) -> float:
-    weight, coefficient = torch.tensor(w, **DOUBLE), torch.tensor(alpha, **DOUBLE, requires_grad=True)
+    weight, coefficient = torch.tensor(w, dtype=DOUBLE), torch.tensor(alpha, dtype=DOUBLE, requires_grad=True)
     for _ in range(n_steps):
         weight = weight - step_size * (weight - coefficient)
     return torch.autograd.grad(0.5 * (weight - 1) ** 2, coefficient)[0].item()
@@ -119,9 +119,9 @@ def _problem() -> tuple[Loss, list[torch.Tensor], list[torch.Tensor]]:
     """Return a loss of two weights and two coefficients; the second weight meets the coefficients only indirectly."""
     generator = torch.Generator().manual_seed(0)
     inputs, start, first, second = (
-        torch.randn(*shape, generator=generator, **DOUBLE) for shape in ((6, 5), (4, 5), (4, 5), (3, 4))
+        torch.randn(*shape, generator=generator, dtype=DOUBLE) for shape in ((6, 5), (4, 5), (4, 5), (3, 4))
     )
-    rows, columns = (torch.rand(*shape, generator=generator, **DOUBLE) for shape in ((4, 1), (1, 5)))
+    rows, columns = (torch.rand(*shape, generator=generator, dtype=DOUBLE) for shape in ((4, 1), (1, 5)))
     weights = [first.requires_grad_(), second.requires_grad_()]
     alphas = [rows.requires_grad_(), columns.requires_grad_()]
 
