@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
-from transformers import get_linear_schedule_with_warmup
 
 from finetune_reg.building_blocks.bias_correction import skip_bias_correction
 from finetune_reg.errors import InputError, TrainingDivergedError
@@ -63,6 +62,8 @@ def train(
         InputError: an epoch without batches, or a value out of range.
         TrainingDivergedError: a loss is not finite. The method is finalized all the same, as after any other error.
     """
+    from transformers import get_linear_schedule_with_warmup
+
     if not max_grad_norm > 0:
         raise InputError(f"max_grad_norm must be above 0, not {max_grad_norm}: float('inf') clips nothing.")
     losses: list[float] = []
