@@ -17,7 +17,6 @@ from typing import Literal
 import torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
-from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from finetune_reg.building_blocks.bias_correction import skip_bias_correction
 from finetune_reg.building_blocks.hypergradient import (
@@ -99,6 +98,8 @@ class BilevelSearch:
             InputError: too few examples to split.
             TrainingDivergedError: the training loss is not finite.
         """
+        from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
+
         parts = split_examples(len(context.train_dataset), self.validation_fraction, generator)
         n_iterations = count_iterations(len(parts[0]), context.batch_size, self.search_epochs)
         lower = _LowerLevel(model, context, self.search_max_grad_norm)

@@ -31,8 +31,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import eager_mask
 
 from finetune_reg.building_blocks.dropout_sites import dropout_sites, dropout_variance
 from finetune_reg.building_blocks.module_surgery import set_dropout
@@ -89,8 +87,12 @@ def attention_through_dropout_module(
     return (probabilities @ value).transpose(1, 2).contiguous(), probabilities
 
 
-AttentionInterface.register(_ATTENTION, attention_through_dropout_module)
-AttentionMaskInterface.register(_ATTENTION, eager_mask)
+def _register_attention() -> None:
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import eager_mask
+
+    AttentionInterface.register(_ATTENTION, attention_through_dropout_module)
+    AttentionMaskInterface.register(_ATTENTION, eager_mask)
 
 
 @dataclass
@@ -139,6 +141,7 @@ class GaussianDropout(FineTuningMethod):
         for site in dropout_sites(model):
             if not any(isinstance(module, nn.Dropout) for module, _ in site.holders):
                 raise InputError(f"GaussianDropout needs a dropout module at {site.position}, not only a rate.")
+        _register_attention()
         sigma = noise_standard_deviation(self.dropout_rate, self.variance_as_standard_deviation)
         noise_at_evaluation = self.noise_at_evaluation
 
