@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader, Sampler
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from finetune_reg.tasks.loading import Row
 from finetune_reg.tasks.task_table import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Example = dict[str, Any]
 BUCKET = 8  # batches that are sorted by length together
@@ -69,6 +71,8 @@ def evaluation_loader(examples: list[Example], tokenizer: PreTrainedTokenizerBas
 
 
 def _loader(examples: list[Example], tokenizer: PreTrainedTokenizerBase, **options: Any) -> DataLoader:
+    from transformers import DataCollatorWithPadding
+
     # A DataLoader draws a number each time it is iterated: from a generator of its own, so that evaluating more or
     # less often does not shift the dropout of the training steps that follow.
     return DataLoader(

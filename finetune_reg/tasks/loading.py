@@ -12,9 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
-from sklearn.model_selection import KFold, train_test_split
-
 from finetune_reg.errors import InputError
 from finetune_reg.pocket.tasks import generate_task
 from finetune_reg.tasks.task_table import TASKS, Task, get_task
@@ -139,6 +136,8 @@ def _stratified_subset(
     if n_train is None or not n_classes <= n_train <= len(ids) - n_classes:
         largest = len(ids) - n_classes
         raise InputError(f"A stratified subset of {where} needs n_train from {n_classes} to {largest}, not {n_train}.")
+    from sklearn.model_selection import train_test_split
+
     subset, _ = train_test_split(ids, train_size=n_train, stratify=[rows[i]["label"] for i in ids], random_state=seed)
     return subset
 
@@ -148,6 +147,8 @@ def _fold(ids: list[int], fold: int, seed: int, where: str) -> tuple[list[int], 
         raise InputError(f"held_out_fold is 0 to {FOLDS - 1}, one of {FOLDS} folds, not {fold}.")
     if len(ids) < FOLDS:
         raise InputError(f"{len(ids)} training rows of {where} cannot be cut into {FOLDS} folds.")
+    from sklearn.model_selection import KFold
+
     kept, held_out = list(KFold(FOLDS, shuffle=True, random_state=seed).split(ids))[fold]
     return [ids[i] for i in kept], [ids[i] for i in held_out]
 
@@ -184,6 +185,8 @@ def _local_file(task: Task, split: str, source: str) -> Path:
 
 def _rows_from_file(path: Path) -> list[Row]:
     if path.suffix == ".parquet":
+        import pandas as pd
+
         return pd.read_parquet(path).to_dict("records")
     rows = []
     with path.open(encoding="utf-8") as lines:

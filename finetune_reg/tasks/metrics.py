@@ -5,18 +5,10 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from finetune_reg.errors import InputError
 from finetune_reg.tasks.task_table import MetricName, Task
 
-CLASSIFICATION = {
-    "accuracy": accuracy_score,
-    "f1": lambda labels, predictions: f1_score(labels, predictions, zero_division=0.0),
-    "matthews": matthews_corrcoef,
-}
-CORRELATION = {"pearson": pearsonr, "spearman": spearmanr}
 ENTAILING = ("entailment", "entails", "equivalent")
 
 
@@ -26,13 +18,22 @@ def compute_metric(name: MetricName, labels: np.ndarray, predictions: np.ndarray
     Correlations and Matthews lie in [-1, 1], accuracy and F1 (of class 1) in [0, 1]; a correlation with a constant
     is 0.
     """
-    if name in CLASSIFICATION:
-        return float(CLASSIFICATION[name](labels, predictions))
+    from scipy.stats import pearsonr, spearmanr
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+    match name:
+        case "accuracy":
+            return float(accuracy_score(labels, predictions))
+        case "f1":
+            return float(f1_score(labels, predictions, zero_division=0.0))
+        case "matthews":
+            return float(matthews_corrcoef(labels, predictions))
     if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
         return 0.0
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="An input array is nearly constant")
-        return float(CORRELATION[name](labels, predictions).statistic)
+        correlation = pearsonr if name == "pearson" else spearmanr
+        return float(correlation(labels, predictions).statistic)
 
 
 def evaluate_predictions(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, float | bool]:
