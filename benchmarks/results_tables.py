@@ -15,8 +15,9 @@ from typing import Any
 import pandas as pd
 
 from finetune_reg.paths import RESULTS, SELECTION
+from finetune_reg.results.method_labels import short_method_label
 from finetune_reg.results.plotting import METRIC_LABELS
-from finetune_reg.results.run_tables import BASELINE, load_results, short_method_label, summary_table
+from finetune_reg.results.run_tables import BASELINE, load_results, summary_table
 from finetune_reg.results.selection import rank_candidates, runs_as_chosen
 
 STEM = "glue300_minilm"

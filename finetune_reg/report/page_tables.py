@@ -12,8 +12,9 @@ from typing import Any
 import pandas as pd
 
 from finetune_reg.experiment.settings import RunSettings
+from finetune_reg.results.method_labels import method_label
 from finetune_reg.results.published_comparison import AVERAGES, COUNTERPARTS
-from finetune_reg.results.run_tables import SETTING, method_label, short_name
+from finetune_reg.results.run_tables import SETTING, short_name
 from finetune_reg.tasks import TASKS
 
 HEADERS = ["task", "method", "n", "failed", "mean ± std", "95 % interval", "median", "max", "minus vanilla", "p"]

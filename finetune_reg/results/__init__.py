@@ -1,5 +1,6 @@
 """From records to what they show: tables, comparisons, verdicts, figures.
 
+method_labels.py         what methods are called, and which are the same
 run_tables.py            records -> one row per run -> summaries per setting and over tasks
 statistics.py            intervals, tests, aggregates over tasks
 comparable_runs.py       which runs may stand side by side

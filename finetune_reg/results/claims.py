@@ -33,17 +33,15 @@ from finetune_reg.errors import InputError, unknown_name
 from finetune_reg.hyperparameters.typed_parameters import check_arguments, load_yaml
 from finetune_reg.paths import ROOT
 from finetune_reg.results.comparable_runs import (
-    MethodSpec,
     both_fail,
     check_changes,
     check_settings,
     finished_runs,
-    method_identity,
-    method_words,
     recipes_of,
     runs_beside,
     settings_words,
 )
+from finetune_reg.results.method_labels import MethodSpec, method_identity, method_words
 from finetune_reg.results.paired_differences import Difference, Statistic, difference_of
 from finetune_reg.results.published_results import load_published_results
 from finetune_reg.results.statistics import holm

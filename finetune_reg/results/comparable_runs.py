@@ -12,10 +12,8 @@ import pandas as pd
 from finetune_reg.errors import InputError, unknown_name
 from finetune_reg.experiment.records import FINISHED
 from finetune_reg.experiment.settings import SEEDS, SETTING_TYPES, RunSettings
-from finetune_reg.methods import build_method
-from finetune_reg.results.run_tables import SETTING, counted_scores, method_label
-
-MethodSpec = str | dict[str, Any]  # a method's name, or a mapping of the name to hyperparameters
+from finetune_reg.results.method_labels import MethodSpec, method_identity, method_words
+from finetune_reg.results.run_tables import SETTING, counted_scores
 
 PAIRED_BY = [*SEEDS, "seed_subset"]
 SCALE = ["source", "model_name", "n_train"]
@@ -23,27 +21,6 @@ SCALE = ["source", "model_name", "n_train"]
 _APART = ("task", "evaluate_every", "evaluate_on", "seed_subset", "held_out_fold", *SCALE)
 RECIPE = [name for name in SETTING if name not in _APART]
 TOLERANCE = 1e-3
-
-
-def method_identity(spec: MethodSpec) -> str:
-    """Return a method with all its hyperparameters, defaults included, as JSON text.
-
-    Raises:
-        InputError: not one method, or an unknown method or hyperparameter.
-    """
-    return json.dumps(_name_and_hyperparameters(spec), sort_keys=True)
-
-
-def method_words(spec: MethodSpec) -> str:
-    """Return a method as one would construct it; errors as `method_identity`."""
-    return method_label(*_name_and_hyperparameters(spec))
-
-
-def _name_and_hyperparameters(spec: MethodSpec) -> tuple[str, dict[str, Any]]:
-    if isinstance(spec, dict) and len(spec) != 1:
-        raise InputError(f"A method is a name, or one name with its hyperparameters, not {spec}.")
-    name, hyperparameters = next(iter(spec.items())) if isinstance(spec, dict) else (spec, None)
-    return name, build_method(name, **(hyperparameters or {})).hyperparameters
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

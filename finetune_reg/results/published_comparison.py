@@ -12,8 +12,9 @@ import pandas as pd
 
 from finetune_reg.experiment.records import FINISHED
 from finetune_reg.experiment.settings import SEEDS, RunSettings
+from finetune_reg.results.method_labels import method_label
 from finetune_reg.results.published_results import PublishedRows
-from finetune_reg.results.run_tables import RECIPE, counted_scores, method_label, summary_table
+from finetune_reg.results.run_tables import RECIPE, counted_scores, summary_table
 
 PUBLISHED_STATISTICS = ["mean", "std", "median", "max", "value", "failed_fraction"]
 # The tasks of the toy world and the tasks they are shaped like.

@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from finetune_reg.errors import InputError, unknown_name
 from finetune_reg.paths import ROOT
-from finetune_reg.results.comparable_runs import MethodSpec, method_words
+from finetune_reg.results.method_labels import MethodSpec, method_words
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PUBLISHED_RESULTS = ROOT / "data" / "published_results.csv"
 COLUMNS: dict[str, str | type[str] | type[float]] = {
@@ -75,6 +77,8 @@ def load_published_results(path: Path | str = PUBLISHED_RESULTS) -> pd.DataFrame
     Raises:
         InputError: no such file, or one with other columns.
     """
+    import pandas as pd
+
     path = Path(path)
     if not path.is_file():
         raise InputError(f"There is no table of published figures {path}.")
@@ -91,7 +95,10 @@ def check_published_rows(published: Sequence[PublishedRows], where: str) -> None
     Raises:
         InputError: no key begins so.
     """
-    prefixes = {prefix for key in load_published_results().index for prefix in _prefixes(key)} if published else set()
+    if not published:
+        return
+    with PUBLISHED_RESULTS.open(newline="", encoding="utf-8") as file:
+        prefixes = {prefix for row in csv.DictReader(file) for prefix in _prefixes(row["key"])}
     for rows in published:
         if rows.rows not in prefixes:
             raise unknown_name(f"published figure ({where}) with a key that begins with", rows.rows, prefixes)

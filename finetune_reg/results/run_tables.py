@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import pandas as pd
 from finetune_reg.errors import InputError
 from finetune_reg.experiment.records import FINISHED, RunRecord, read_record, read_records, record_path, write_record
 from finetune_reg.experiment.settings import SEEDS, SETTING_DEFAULTS, SETTING_TYPES
-from finetune_reg.methods import METHODS
+from finetune_reg.results.method_labels import method_label, short_method_label  # noqa: F401 (notebooks)
 from finetune_reg.results.statistics import (
     compare_paired,
     holm,
@@ -110,50 +109,6 @@ def results_table(records: list[RunRecord]) -> pd.DataFrame:
     order = [*SETTING, "method", "method_label", "seed_init"]
     vanilla_first = table.assign(method=table.method.where(table.method != "vanilla", "")).sort_values(order)
     return table.loc[vanilla_first.index].reset_index(drop=True)
-
-
-def method_label(name: str, hyperparameters: dict[str, Any]) -> str:
-    """Write a method as one would construct it: the first hyperparameter and those that differ from the default.
-
-    A mapping is written as its size and four hex digits of its SHA-256.
-    """
-    if name == "combination":
-        return " + ".join(method_label(*member) for member in _members(hyperparameters))
-    defaults = METHODS[name]().hyperparameters
-    shown = [
-        f"{key}={_shortened(value)}"
-        for i, (key, value) in enumerate(hyperparameters.items())
-        if value != defaults[key] or (i == 0 and value is not None)
-    ]
-    return f"{METHODS[name].__name__}({', '.join(shown)})"
-
-
-def short_method_label(name: str, hyperparameters: dict[str, Any]) -> str:
-    """Write a method as `method_label` does, without what has its default; a mapping is `...`.
-
-    The preset `official()` is written as such.
-    """
-    if name == "combination":
-        return " + ".join(short_method_label(*member) for member in _members(hyperparameters))
-    method = METHODS[name]
-    if hasattr(method, "official") and hyperparameters == method.official().hyperparameters:
-        return f"{method.__name__}.official()"
-    defaults = method().hyperparameters
-    differing = {key: value for key, value in hyperparameters.items() if value != defaults[key]}
-    shown = [f"{key}={'...' if isinstance(value, dict) else value}" for key, value in differing.items()]
-    return f"{method.__name__}({', '.join(shown)})"
-
-
-def _members(hyperparameters: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for member in hyperparameters["members"]:
-        yield member["method"], {key: value for key, value in member.items() if key != "method"}
-
-
-def _shortened(value: Any) -> str:
-    if not isinstance(value, dict):
-        return str(value)
-    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-    return f"<{len(value)} values, {digest[:4]}>"
 
 
 def by_recipe(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -5,6 +5,7 @@ plan.py            points -> notebooks of runs
 cost.py            what a plan costs, before it starts
 availability.py    are its data and models there?
 engine.py          plan -> records, with live progress
+slots.py           how many notebooks at a time
 engines.py         where the workers are: here, on a cluster, on Slurm
 worker.py          one notebook, in a worker process
 kernel_sockets.py  how its kernel is reached

@@ -160,8 +160,8 @@ def folder_of(protocol: Protocol, output_dir: Path | None) -> Path:
 def print_plan(protocol: Protocol, output_dir: Path) -> None:
     """Print the notebooks of a plan with their cost, and the sum."""
     from finetune_reg.sweep.cost import OPERATIONS_PER_SECOND, SECONDS_PER_NOTEBOOK, estimate_costs
-    from finetune_reg.sweep.engines import default_slots
     from finetune_reg.sweep.plan import notebooks_of
+    from finetune_reg.sweep.slots import default_slots
 
     runs = notebooks_of(protocol)
     costs = estimate_costs(runs, output_dir)

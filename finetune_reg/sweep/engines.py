@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import takewhile
 from pathlib import Path
 
 import dask
 from distributed import Client, Nanny, Scheduler, SpecCluster
 
 from finetune_reg.errors import InputError, unknown_name
+from finetune_reg.sweep.slots import visible_gpus
 
 CONNECT_SECONDS = 10
 # Ctrl-C reaches every process of the terminal; the command stops its workers itself.
@@ -23,20 +22,6 @@ SETTINGS = {
     "distributed.scheduler.worker-ttl": None,  # a busy machine is not a dead worker
     "distributed.worker.profile.enabled": False,  # it samples the worker's threads, which only wait for a kernel
 }
-
-
-def default_slots() -> int:
-    """Return how many notebooks run at a time on this machine: one per GPU, else one per core."""
-    return len(visible_gpus()) or os.cpu_count() or 1
-
-
-def visible_gpus() -> list[str]:
-    """Return the GPUs of this machine, as `CUDA_VISIBLE_DEVICES` names them."""
-    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return list(takewhile(lambda name: name not in ("", "-1"), map(str.strip, visible.split(","))))
-    import torch
-
-    return [str(i) for i in range(torch.cuda.device_count())]
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from finetune_reg.experiment.notebook_parameters import settings_from
 from finetune_reg.experiment.records import FINISHED, Status, read_record, record_path
 from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.paths import NOTEBOOKS
-from finetune_reg.results.run_tables import method_label
+from finetune_reg.results.method_labels import method_label
 from finetune_reg.sweep.protocol import Protocol, read_protocol
 from finetune_reg.sweep.worker import NotebookJob, PlannedRun, storage_errors, unfinished_notebook
 from finetune_reg.tasks import get_task

@@ -12,7 +12,7 @@ from typing import Any
 from finetune_reg.errors import InputError, unknown_name
 from finetune_reg.experiment.notebook_parameters import TEMPLATE_PARAMETERS
 from finetune_reg.hyperparameters.typed_parameters import load_yaml
-from finetune_reg.results.comparable_runs import method_identity
+from finetune_reg.results.method_labels import method_identity
 from finetune_reg.results.published_results import PublishedRows, check_published_rows
 
 Point = dict[str, Any]

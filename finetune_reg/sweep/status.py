@@ -8,7 +8,7 @@ from pathlib import Path
 
 from finetune_reg.errors import InputError
 from finetune_reg.experiment.records import FINISHED, RunRecord, read_record, read_records, record_path
-from finetune_reg.results.run_tables import method_label
+from finetune_reg.results.method_labels import method_label
 from finetune_reg.sweep.plan import stored_plan
 from finetune_reg.sweep.run_locks import is_locked
 
