@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
+
+SHOWN_CHARACTERS = 100
+SHOWN_NAMES = 40
 
 
 class InputError(ValueError):
@@ -18,9 +22,19 @@ class TrainingDivergedError(RuntimeError):
         self.update, self.loss = update, loss
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
+def unknown_name(kind: str, name: Any, known: Iterable[str]) -> InputError:
     """Build the error for a name that is not in a table, with the nearest valid name."""
-    names = sorted(known)
-    nearest = get_close_matches(str(name), names, n=1)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known are: {', '.join(names)}."
-    return InputError(f"There is no {kind} {name!r}: {hint}")
+    names, shown = sorted(set(known)), in_brief(name)
+    nearest = get_close_matches(name if isinstance(name, str) else shown, names, n=1)
+    listed = ", ".join(names[:SHOWN_NAMES] + ["..."] * (len(names) > SHOWN_NAMES))
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known are: {listed}."
+    return InputError(f"There is no {kind} {shown}: {hint}")
+
+
+def in_brief(value: Any) -> str:
+    """Return a value as Python writes it, cut to a length that fits into a sentence."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python converts
+        return f"an integer of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."

@@ -1,7 +1,8 @@
-"""Typed checks of what comes from outside: notebook parameters, YAML files, the command line.
+"""Typed checks of what comes from outside: notebook parameters, entries of YAML files, the command line.
 
 Papermill only logs a misspelt parameter and passes a string for a number on; both would end in a wrong experiment.
-Here they are refused before anything runs.
+Here they are refused before anything runs. YAML means one thing: what its versions read differently is refused, and so
+is what is written twice or grows without end.
 """
 
 from __future__ import annotations
@@ -16,20 +17,37 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from finetune_reg.errors import InputError, unknown_name
+from finetune_reg.errors import InputError, in_brief, unknown_name
+
+LARGEST_INTEGER = 2**63 - 1
+MAX_CHARACTERS = 200_000
+MAX_DEPTH = 40
+MAX_VALUES = 20_000  # aliases written out
+
+_TRUTH_AND_NOTHING = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
+_AMBIGUOUS = "!ambiguous"
+_NUMBERS = {
+    "tag:yaml.org,2002:int": r"[-+]?(0|[1-9][0-9]{0,17})",
+    # 010 is 8 or 10, 1:30 is 90 or a text, 1_000 is a number or a text, and 1e999 no number at all.
+    _AMBIGUOUS: r"[-+]?(0[0-9_]+|0[box][0-9a-fA-F_]+|[0-9]{19,}|[0-9]+_[0-9_]*|[0-9]+(:[0-5]?[0-9])+(\.[0-9_]*)?)",
+    "tag:yaml.org,2002:float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN)",
+}
 
 
 def check_value(name: str, value: Any, expected: Any, where: str) -> Any:
     """Return `value` if it has the expected type; an int passes, converted, where a float is expected.
 
     Raises:
-        InputError: it has another type.
+        InputError: it has another type, or is an integer of more than 64 bits.
     """
-    if _matches(value, expected):
-        options = get_args(expected) or (expected,)
-        is_number = isinstance(value, int) and not isinstance(value, bool) and float in options and int not in options
-        return float(value) if is_number else value
-    raise InputError(f"{where} needs {name} to be {describe_type(expected)}, not {value!r} ({type(value).__name__}).")
+    if not _matches(value, expected):
+        kind = type(value).__name__
+        raise InputError(f"{where} needs {name} to be {describe_type(expected)}, not {in_brief(value)} ({kind}).")
+    if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+        raise InputError(f"{where} needs {name} to be at most {LARGEST_INTEGER}, not {in_brief(value)}.")
+    options = get_args(expected) or (expected,)
+    is_number = isinstance(value, int) and not isinstance(value, bool) and float in options and int not in options
+    return float(value) if is_number else value
 
 
 def check_arguments(target: Callable, values: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -54,43 +72,107 @@ def _type_hints(target: Callable) -> dict[str, Any]:
     return get_type_hints(target)
 
 
-class _Yaml12Loader(yaml.SafeLoader):
-    """YAML as in version 1.2, where `2e-5` is a number."""
+class _Refused(Exception):
+    """YAML that is valid, but not read."""
+
+    def __init__(self, reason: str, mark: yaml.Mark) -> None:
+        super().__init__(f"line {mark.line + 1}: {reason}.")
 
 
-_Yaml12Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
+class _Loader(yaml.SafeLoader):
+    """The safe loader with the numbers of YAML 1.2 and limits."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.n_composed = self.depth = 0
+        self.sizes: dict[yaml.Node, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        event = self.peek_event()
+        if getattr(event, "tag", None) is not None:
+            raise _Refused(f"the tag {in_brief(event.tag)} is not read, leave it out", event.start_mark)
+        self.n_composed += 1
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise _Refused(f"lists and mappings are nested deeper than {MAX_DEPTH} levels", event.start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        if isinstance(event, yaml.AliasEvent) and node not in self.sizes:
+            raise _Refused(f"&{event.anchor} contains itself", event.start_mark)
+        if node not in self.sizes:
+            self.sizes[node] = self._size(node)
+        if max(self.sizes[node], self.n_composed) > MAX_VALUES:
+            raise _Refused(f"there are more than {MAX_VALUES} values", event.start_mark)
+        return node
+
+    def _size(self, node: yaml.Node) -> int:
+        if isinstance(node, yaml.ScalarNode):
+            return 1
+        if isinstance(node, yaml.SequenceNode):
+            return 1 + sum(self.sizes[item] for item in node.value)
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _Refused("a list or mapping cannot be a name", key.start_mark)
+            if key.value in seen:
+                raise _Refused(f"{in_brief(key.value)} is there twice", key.start_mark)
+            seen.add(key.value)
+        return 1 + sum(self.sizes[key] + self.sizes[value] for key, value in node.value)
+
+    def construct_number(self, node: yaml.ScalarNode) -> float:
+        if node.tag == _AMBIGUOUS:
+            advice = "write at most 18 decimal digits without leading zeros, or quote a text"
+            reason = f"{in_brief(node.value)} is not the same number for every reader of YAML: {advice}"
+            raise _Refused(reason, node.start_mark)
+        number = self.construct_yaml_float(node)
+        if number in (float("inf"), float("-inf")) and "inf" not in node.value.lower():
+            raise _Refused(f"{in_brief(node.value)} is too large for a number", node.start_mark)
+        return number
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag in _TRUTH_AND_NOTHING]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Yaml12Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.nan$"),
-    list("-+0123456789."),
-)
+for _tag, _pattern in _NUMBERS.items():
+    _Loader.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), list("-+0123456789."))
+_Loader.add_constructor(_AMBIGUOUS, _Loader.construct_number)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)
 
 
 def parse_yaml(text: str, where: str = "the value") -> Any:
-    """Read YAML with YAML-1.2 floats.
+    """Read YAML with the numbers of version 1.2; a date is a text.
 
     Raises:
-        InputError: not YAML.
+        InputError: not YAML; a name twice in a mapping, a tag, or a number that YAML 1.1 and 1.2 read differently; or
+            longer than 200,000 characters, deeper than 40 levels, or more than 20,000 values with aliases written out.
     """
+    if len(text) > MAX_CHARACTERS:
+        raise InputError(f"{where} is longer than {MAX_CHARACTERS} characters: make it shorter.")
     try:
-        return yaml.load(text, Loader=_Yaml12Loader)
+        return yaml.load(text, Loader=_Loader)
+    except _Refused as refused:
+        raise InputError(f"{where}, {refused}") from None
     except yaml.YAMLError as error:
-        raise InputError(f"{where} is not valid YAML: {' '.join(str(error).split())}.") from None
+        words = " ".join(str(error).split())
+        raise InputError(f"{where} is not valid YAML: {words[:300].rstrip('.')}.") from None
 
 
 def load_yaml(path: Path | str) -> Any:
-    """Read a YAML file with YAML-1.2 floats.
+    """Read a YAML file in UTF-8, with or without a byte order mark, as `parse_yaml` does.
 
     Raises:
-        InputError: no such file, or not YAML.
+        InputError: no such file, not UTF-8, or as `parse_yaml`.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"There is no parameter file {path}.")
-    return parse_yaml(path.read_text(), str(path))
+    with path.open(encoding="utf-8-sig") as file:
+        try:
+            text = file.read(MAX_CHARACTERS + 1)
+        except UnicodeDecodeError:
+            raise InputError(f"{path} is not text in UTF-8: save it in this encoding.") from None
+    return parse_yaml(text, str(path))
 
 
 def _matches(value: Any, expected: Any) -> bool:
