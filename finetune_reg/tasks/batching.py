@@ -76,5 +76,8 @@ def _loader(examples: list[Example], tokenizer: PreTrainedTokenizerBase, **optio
     # A DataLoader draws a number each time it is iterated: from a generator of its own, so that evaluating more or
     # less often does not shift the dropout of the training steps that follow.
     return DataLoader(
-        examples, collate_fn=DataCollatorWithPadding(tokenizer), generator=torch.Generator().manual_seed(0), **options
+        examples,  # type: ignore[arg-type]  # any sequence will do, though torch declares its own class only
+        collate_fn=DataCollatorWithPadding(tokenizer),
+        generator=torch.Generator().manual_seed(0),
+        **options,
     )
