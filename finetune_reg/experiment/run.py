@@ -84,7 +84,8 @@ def _fill(record: RunRecord, settings: RunSettings, device: torch.device) -> Non
     )
     record.subset = {"row_ids": data.row_ids, "content_hash": data.content_hash}
     encoder = load_encoder(settings.model_name, data.task, settings.seed_init, settings.pretrained)
-    model, tokenizer, record.weights_hash = encoder.model.to(device), encoder.tokenizer, encoder.weights_hash
+    model, tokenizer, record.weights_hash = encoder.model, encoder.tokenizer, encoder.weights_hash
+    model.to(device)  # type: ignore[arg-type]  # transformers hides the signature behind a decorator
     record.n_parameters = sum(parameter.numel() for parameter in model.parameters())
     initial = {name: parameter.detach().clone() for name, parameter in named_backbone_parameters(model)}
 

@@ -89,7 +89,8 @@ class RunSettings:
 
     def with_seed(self, seed: int) -> RunSettings:
         """Return the settings with this seed for initialization, order and noise; the subset stays."""
-        return replace(self, **dict.fromkeys(SEEDS, seed))
+        seeds: dict[str, Any] = dict.fromkeys(SEEDS, seed)
+        return replace(self, **seeds)
 
     @property
     def run_id(self) -> str:
@@ -101,7 +102,7 @@ class RunSettings:
 
 
 SETTING_TYPES: dict[str, Any] = get_type_hints(RunSettings)
-SETTING_DEFAULTS = {
-    setting.name: setting.default_factory() if setting.default is MISSING else setting.default
+SETTING_DEFAULTS: dict[str, Any] = {
+    setting.name: setting.default if setting.default_factory is MISSING else setting.default_factory()
     for setting in fields(RunSettings)
 }
