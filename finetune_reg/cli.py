@@ -191,6 +191,7 @@ def grade(
 
     graded = grade(folder, out, time_limit)
     table = Table("submission", "points", "error")
+    row: Any
     for row in graded.itertuples():
         table.add_row(escape(row.submission), f"{row.total} of {graded.shape[1] - 3}", escape(row.error))
     console.print(table)

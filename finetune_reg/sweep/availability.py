@@ -15,14 +15,15 @@ def check_available(runs: Iterable[NotebookRun]) -> None:
     Raises:
         InputError: a task, split or model is missing, and how to get it.
     """
-    checked = set()
+    splits: set[tuple[str, str, str]] = set()
+    models: set[str] = set()
     for first in (run.settings[0] for run in runs):
         for name in () if first.source == "pocket" else (first.task, *first.evaluate_on):
             task = get_task(name)
             for split in ("train", task.validation_split) if name == first.task else (task.validation_split,):
-                if (name, split, first.source) not in checked:
+                if (name, split, first.source) not in splits:
                     load_split(task, split, first.source)
-                    checked.add((name, split, first.source))
-        if first.model_name != "pocket" and first.model_name not in checked:
+                    splits.add((name, split, first.source))
+        if first.model_name != "pocket" and first.model_name not in models:
             load_encoder(first.model_name, get_task(first.task), first.seed_init, first.pretrained)
-            checked.add(first.model_name)
+            models.add(first.model_name)

@@ -88,7 +88,7 @@ def run_one(
     from finetune_reg.sweep.plan import notebooks_of, stored_plan
 
     runs = {run.stem: run for run in stored_plan(output_dir)} if output_dir else {}
-    if notebook in runs:
+    if output_dir and notebook in runs:
         folder = output_dir.resolve()
     else:
         protocol = read_named_plan(plan, scale)

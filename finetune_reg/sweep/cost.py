@@ -113,7 +113,11 @@ def estimate_costs(runs: Iterable[NotebookRun], output_dir: Path) -> list[Notebo
     """
     paths = sorted((output_dir / "records").glob("*.json"))
     records = {record.run_id: record for record in map(read_record, paths) if record.status in FINISHED}
-    measured = [(RunSettings(**record.settings), record) for record in records.values() if record.forward_passes]
+    measured = [
+        (RunSettings(**record.settings), record.wall_seconds)
+        for record in records.values()
+        if record.forward_passes and record.wall_seconds is not None
+    ]
     return [_notebook_cost(run, records, measured) for run in runs]
 
 
@@ -142,7 +146,7 @@ def _seconds(settings: RunSettings) -> float:
 
 
 def _notebook_cost(
-    run: NotebookRun, records: dict[str, RunRecord], measured: list[tuple[RunSettings, RunRecord]]
+    run: NotebookRun, records: dict[str, RunRecord], measured: list[tuple[RunSettings, float]]
 ) -> NotebookCost:
     one = run.settings[0]  # the seeds of a notebook cost the same
     done = sum(run_id in records for run_id in run.run_ids)
@@ -152,14 +156,14 @@ def _notebook_cost(
     return NotebookCost(left, done, left * sum(count_passes(one)), left * count_operations(one), seconds, basis)
 
 
-def _correction(settings: RunSettings, measured: list[tuple[RunSettings, RunRecord]]) -> tuple[float, str]:
-    same_model = [(made, record) for made, record in measured if made.model_name == settings.model_name]
+def _correction(settings: RunSettings, measured: list[tuple[RunSettings, float]]) -> tuple[float, str]:
+    same_model = [(made, seconds) for made, seconds in measured if made.model_name == settings.model_name]
     alike = [
-        (made, record) for made, record in same_model if (made.task, made.method) == (settings.task, settings.method)
+        (made, seconds) for made, seconds in same_model if (made.task, made.method) == (settings.task, settings.method)
     ]
     for basis, known in (("same task and method", alike), ("same model", same_model)):
         if known:
-            return median(record.wall_seconds / _seconds(made) for made, record in known), basis
+            return median(seconds / _seconds(made) for made, seconds in known), basis
     return 1.0, "size of the model" if _is_known(settings.model_name) else "size of bert-base"
 
 

@@ -63,6 +63,7 @@ def read_protocol(path: Path | str, scale: str | None = None) -> Protocol:
     scales = plan.get("scales")
     if scales is None and scale is not None:
         raise InputError(f"{path} has no scales: leave out the scale {scale!r}.")
+    points: dict[str | None, list[dict[str, Any]]]
     if scales is None:
         points = {None: _points(plan, path)}
     else:
