@@ -1,52 +1,23 @@
 """Regularizers for fine-tuning pretrained language models on little data.
 
-Names are loaded when first used, so that `import finetune_reg` is quick.
+The names of `__init__.pyi` are loaded when first used, so that `import finetune_reg` is quick.
 """
 
 from __future__ import annotations
 
+import ast
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 __version__ = version("finetune_reg")
 
 _HOME = {
-    "FineTuningMethod": "finetune_reg.method",
-    "TrainingContext": "finetune_reg.method",
-    "train": "finetune_reg.training_loop",
-    "predict": "finetune_reg.training_loop",
-    "MethodTrainer": "finetune_reg.trainer",
-    "METHODS": "finetune_reg.methods",
-    "build_method": "finetune_reg.methods",
-    "Vanilla": "finetune_reg.methods",
-    "Mixout": "finetune_reg.methods",
-    "L2SP": "finetune_reg.methods",
-    "PretrainedWeightDecay": "finetune_reg.methods",
-    "AttentionGuidedWeightMixup": "finetune_reg.methods",
-    "GuidedDropout": "finetune_reg.methods",
-    "UniformDropout": "finetune_reg.methods",
-    "PermutedDropout": "finetune_reg.methods",
-    "ReversedDropout": "finetune_reg.methods",
-    "GaussianDropout": "finetune_reg.methods",
-    "LayerwiseLearningRateDecay": "finetune_reg.methods",
-    "TopLayerReinitialization": "finetune_reg.methods",
-    "TopKLayers": "finetune_reg.methods",
-    "NoisyTune": "finetune_reg.methods",
-    "RecAdam": "finetune_reg.methods",
-    "DPSDense": "finetune_reg.methods",
-    "DPSMix": "finetune_reg.methods",
-    "ChildTuningF": "finetune_reg.methods",
-    "ChildTuningD": "finetune_reg.methods",
-    "SMART": "finetune_reg.methods",
-    "R3F": "finetune_reg.methods",
-    "RDrop": "finetune_reg.methods",
-    "FreeLB": "finetune_reg.methods",
-    "Combination": "finetune_reg.methods",
-    "load_task": "finetune_reg.tasks",
-    "RunSettings": "finetune_reg.experiment.settings",
-    "run": "finetune_reg.experiment.run",
-    "InputError": "finetune_reg.errors",
+    public.name: statement.module
+    for statement in ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
+    if isinstance(statement, ast.ImportFrom)
+    for public in statement.names
 }
 
 __all__ = sorted(_HOME)

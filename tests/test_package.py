@@ -68,7 +68,7 @@ def test_every_file_the_readme_links_exists():
         assert (ROOT / target).exists(), target
 
 
-def test_a_wheel_carries_pocket_the_template_the_claims_and_the_report(tmp_path):
+def test_a_wheel_carries_pocket_the_template_the_claims_the_report_and_its_types(tmp_path):
     command = [
         sys.executable,
         "-m",
@@ -96,6 +96,7 @@ def test_a_wheel_carries_pocket_the_template_the_claims_and_the_report(tmp_path)
         [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert finished.stdout.strip() == "ok True", finished.stderr
+    assert (tmp_path / "site" / "finetune_reg" / "py.typed").is_file()
     assert (tmp_path / "runs" / "records").is_dir()
 
 
