@@ -5,11 +5,13 @@ A wrapper that passes these attributes on, as those of peft do, serves as well.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -128,7 +128,7 @@ def _piece(parts: EncoderParts, number: int, fetched: Path) -> Path:
         distribution = _find(package, parts.version, [str(fetched)])
     ending = f".zip.{number:03}"
     for file in (distribution and distribution.files) or ():
-        if file.name.endswith(ending) and (piece := Path(distribution.locate_file(file))).is_file():
+        if file.name.endswith(ending) and (piece := Path(file.locate())).is_file():
             return piece
     raise InputError(f"{package} {parts.version} holds no file *{ending}. {_by_hand(parts)}")
 

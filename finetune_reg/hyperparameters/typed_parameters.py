@@ -89,20 +89,21 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
         event = self.peek_event()
+        mark = event.start_mark
         if getattr(event, "tag", None) is not None:
-            raise _Refused(f"the tag {in_brief(event.tag)} is not read, leave it out", event.start_mark)
+            raise _Refused(f"the tag {in_brief(event.tag)} is not read, leave it out", mark)
         self.n_composed += 1
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise _Refused(f"lists and mappings are nested deeper than {MAX_DEPTH} levels", event.start_mark)
-        node = super().compose_node(parent, index)
+            raise _Refused(f"lists and mappings are nested deeper than {MAX_DEPTH} levels", mark)
+        node: Any = super().compose_node(parent, index)
         self.depth -= 1
         if isinstance(event, yaml.AliasEvent) and node not in self.sizes:
-            raise _Refused(f"&{event.anchor} contains itself", event.start_mark)
+            raise _Refused(f"&{event.anchor} contains itself", mark)
         if node not in self.sizes:
             self.sizes[node] = self._size(node)
         if max(self.sizes[node], self.n_composed) > MAX_VALUES:
-            raise _Refused(f"there are more than {MAX_VALUES} values", event.start_mark)
+            raise _Refused(f"there are more than {MAX_VALUES} values", mark)
         return node
 
     def _size(self, node: yaml.Node) -> int:

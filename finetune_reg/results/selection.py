@@ -45,7 +45,7 @@ def rank_candidates(table: pd.DataFrame) -> pd.DataFrame:
             raise InputError(
                 f"The candidate {what} was not run on fold {fold:.0f} of {task}: run the same folds of all."
             )
-    ranked = candidates[["task", "points"]].apply(lambda group: group.groupby("task").points.mean())
+    ranked = pd.DataFrame(candidates[["task", "points"]].apply(lambda runs: runs.groupby("task").points.mean()))
     ranked = ranked.assign(mean=ranked.mean(axis=1), runs=candidates.size() // runs.task.nunique())
     ranked = ranked.reset_index().sort_values("mean", ascending=False, kind="stable", ignore_index=True)
     methods = ranked.method.mask(ranked.method == "vanilla", ranked.method_label)

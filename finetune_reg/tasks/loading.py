@@ -187,8 +187,8 @@ def _rows_from_file(path: Path) -> list[Row]:
     if path.suffix == ".parquet":
         import pandas as pd
 
-        rows = pd.read_parquet(path).to_dict("records")
-        return [{str(column): value for column, value in row.items()} for row in rows]
+        found = pd.read_parquet(path).to_dict("records")
+        return [{str(column): value for column, value in row.items()} for row in found]
     rows = []
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
