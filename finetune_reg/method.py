@@ -30,6 +30,7 @@ from torch import nn
 from finetune_reg.building_blocks.parameter_groups import weight_decay_groups
 from finetune_reg.hyperparameters.ranges import check_hyperparameters
 
+SetupStage = Literal["initialization", "preparation", "search", "reference"]
 CALLS = ("setup", "create_optimizer", "training_loss", "after_backward", "after_step", "finalize")
 
 
@@ -74,23 +75,17 @@ class FineTuningMethod:
     Class attributes tell `Combination` what a method does:
 
     Attributes:
-        replaces_weight_decay: the method decays elsewhere, so AdamW's decay toward zero is off.
         replaces_linears: `setup` replaces linear layers.
         replaces_task_loss: `training_loss` uses the task's loss for something else than to add to it.
         completes_gradient: `after_backward` adds the gradient of a part of the loss.
-        setup_stage: what `setup` does, in the only order that is right: `"initialization"` changes the weights,
-            `"preparation"` takes snapshots or changes modules, `"search"` trains or measures on the training data,
-            `"reference"` copies the whole model.
 
     Raises:
         InputError: a hyperparameter of the wrong type or outside its range.
     """
 
-    replaces_weight_decay: ClassVar[bool] = False
     replaces_linears: ClassVar[bool] = False
     replaces_task_loss: ClassVar[bool] = False
     completes_gradient: ClassVar[bool] = False
-    setup_stage: ClassVar[Literal["initialization", "preparation", "search", "reference"]] = "preparation"
 
     def __post_init__(self) -> None:
         check_hyperparameters(self)
@@ -131,6 +126,20 @@ class FineTuningMethod:
     def hyperparameters(self) -> dict[str, Any]:
         """The constructor's arguments by name, ready for JSON."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.init}
+
+    @property
+    def setup_stage(self) -> SetupStage:
+        """What `setup` does, in the only order that is right.
+
+        `"initialization"` changes the weights, `"preparation"` takes snapshots or changes modules, `"search"` trains or
+        measures on the training data, `"reference"` copies the whole model.
+        """
+        return "preparation"
+
+    @property
+    def replaces_weight_decay(self) -> bool:
+        """Whether the method decays elsewhere, so that AdamW's decay toward zero is off."""
+        return False
 
     @property
     def sets_dropout(self) -> bool:

@@ -24,6 +24,8 @@ class MethodTrainer(Trainer):
         InputError: the arguments ask for something a method cannot do right (see `refusals`).
     """
 
+    model: nn.Module  # always there, because model_init is refused
+
     def __init__(self, *args: Any, method: FineTuningMethod, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # The sequence-classification heads of transformers v5 accept `num_items_in_batch` but do not normalize by it;
@@ -58,10 +60,14 @@ class MethodTrainer(Trainer):
         return self.optimizer
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Let the method make the training loss of the task's loss; in evaluation it is the task's."""
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training:
             loss = self.method.training_loss(model, inputs, outputs)
         return (loss, outputs) if return_outputs else loss
@@ -75,12 +81,13 @@ class MethodTrainer(Trainer):
 
     def _training_context(self) -> TrainingContext:
         arguments = self.args
-        n_batches = len(self.train_dataset) / arguments.train_batch_size
+        dataset: Any = self.train_dataset  # any that has a length
+        n_batches = len(dataset) / arguments.train_batch_size
         n_batches = math.floor(n_batches) if arguments.dataloader_drop_last else math.ceil(n_batches)
         updates_per_epoch = max(math.ceil(n_batches / arguments.gradient_accumulation_steps), 1)
         n_updates = math.ceil(arguments.num_train_epochs * updates_per_epoch)
         return TrainingContext(
-            train_dataset=self.train_dataset,
+            train_dataset=dataset,
             collate=self._get_collator_with_removed_columns(self.data_collator),
             batch_size=arguments.train_batch_size * arguments.gradient_accumulation_steps,
             learning_rate=arguments.learning_rate,
@@ -139,5 +146,5 @@ class _AfterStep(TrainerCallback):
         self._trainer = trainer
 
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        trainer = self._trainer
-        trainer.method.after_step(trainer.model, trainer.optimizer)
+        optimizer: Any = self._trainer.optimizer  # built by now
+        self._trainer.method.after_step(self._trainer.model, optimizer)

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from finetune_reg.building_blocks.bias_correction import skip_bias_correction
+from finetune_reg.building_blocks.pretrained_model import device_of
 from finetune_reg.errors import InputError, TrainingDivergedError
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
@@ -82,7 +83,7 @@ def train(
             for micro_batches in _grouped(loader, accumulation_steps):
                 update_loss = 0.0
                 for batch in micro_batches:
-                    batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+                    batch = {name: tensor.to(device_of(model)) for name, tensor in batch.items()}
                     with _autocast(model, precision):
                         outputs = model(**batch)
                         loss = method.training_loss(model, batch, outputs) / len(micro_batches)
@@ -115,7 +116,7 @@ def predict(model: nn.Module, loader: Iterable[Batch], precision: Precision = "f
     model.eval()
     logits, labels = [], []
     for batch in loader:
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        batch = {name: tensor.to(device_of(model)) for name, tensor in batch.items()}
         labels.append(batch.pop("labels").cpu())
         with _autocast(model, precision):
             logits.append(model(**batch).logits.float().cpu())
@@ -123,7 +124,7 @@ def predict(model: nn.Module, loader: Iterable[Batch], precision: Precision = "f
 
 
 def _autocast(model: nn.Module, precision: Precision) -> torch.autocast:
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    return torch.autocast(device_of(model).type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def _grouped(loader: Iterable[Batch], size: int) -> Iterator[list[Batch]]:

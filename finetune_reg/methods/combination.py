@@ -100,8 +100,11 @@ class Combination(FineTuningMethod):
 
     def create_optimizer(self, model: nn.Module, context: TrainingContext) -> torch.optim.Optimizer:
         """Let the member with its own optimizer build it, or build the default."""
-        owner = next((member for member in self.members if member.brings_optimizer), super())
-        return owner.create_optimizer(model, self._without_replaced_decay(context))
+        context = self._without_replaced_decay(context)
+        for member in self.members:
+            if member.brings_optimizer:
+                return member.create_optimizer(model, context)
+        return super().create_optimizer(model, context)
 
     def training_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor:
         """Pass the loss through the members, through the one that replaces the task's loss first."""

@@ -109,7 +109,7 @@ class SelectiveMixLinear(nn.Linear):
         pretrained_weight: the weight at construction, shape (out, in).
         reference: what held weights show, same shape.
         keep_mask: boolean, True where the weight is active; shape (1, in) in Stage I, (out, in) in Stage II.
-        squares: summed squared gradients, shape (out, in); None in Stage II.
+        squares: summed squared gradients, shape (out, in); empty in Stage II.
         activity: updates in which a weight was active, shape (1, in).
     """
 
@@ -137,7 +137,7 @@ class SelectiveMixLinear(nn.Linear):
         """Take the current weight as reference and activate the `n_kept` weights that score highest."""
         self.reference = self.weight.detach().clone()
         scores = selection_scores(self.squares, self.activity, stage_length, penalize)
-        self.squares = None
+        self.squares = scores.new_empty(0)
         self.keep_mask = select_largest(scores, n_kept)
 
     def mixed_weight(self) -> torch.Tensor:
@@ -236,7 +236,7 @@ class DPSMix(FineTuningMethod):
         self._undo.close()
 
     def _prepare_update(self, update: int) -> None:
-        if self.keep_fraction == 1.0:
+        if self.keep_fraction == 1.0 or self._generator is None:
             return
         stage, place = stage_of(update, self._stage_length)
         penalize = {"auto": self._stage_length >= SHORTEST_PENALIZED_STAGE, "always": True, "never": False}

@@ -47,6 +47,7 @@ from finetune_reg.building_blocks.embedding_perturbation import (
 )
 from finetune_reg.building_blocks.precomputed_gradient import GradientSum
 from finetune_reg.building_blocks.random_replay import RandomReplay, extra_pass, in_main_pass
+from finetune_reg.errors import InputError
 from finetune_reg.hyperparameters.ranges import Count, NonNegative, Positive
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
@@ -142,6 +143,10 @@ class FreeLB(FineTuningMethod):
         """Return the mean loss over the path."""
         if self.n_passes == 1:
             return outputs.loss
+        if self._perturbation is None:
+            raise InputError(
+                "FreeLB has nothing to move: call setup, then the model in training mode, before the loss."
+            )
         perturbation, loss = self._perturbation, outputs.loss / self.n_passes
         earlier = GradientSum(model.parameters())
         for t in range(1, self.n_passes):

@@ -38,7 +38,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import nn
@@ -99,6 +99,12 @@ class RecallingAdamW(torch.optim.AdamW):
         self.anchors, self.annealing, self.strength = anchors, annealing, strength
         self.decay_last, self.uncorrected_epsilon = decay_last, uncorrected_epsilon
         self.n_updates = 0
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:

@@ -363,7 +363,7 @@ def test_worked_mix_example(rescale):
         layer.weight.add_(0.1)
     torch.testing.assert_close(layer.mixed_weight() - start, 0.2 * mask.double())
     assert torch.equal(layer.mixed_weight()[~mask], start[~mask])
-    assert layer.squares is None
+    assert layer.squares.numel() == 0
 
 
 def test_worked_penalty_example():
@@ -597,7 +597,7 @@ def held_bytes(method) -> int:
     for layer in getattr(method, "_layers", []):
         tensors += [layer.squares, layer.keep_mask, layer.activity, layer.pretrained_weight]
         tensors += [] if layer.reference is layer.pretrained_weight else [layer.reference]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 @pytest.mark.parametrize(("kind", "stage_one", "stage_two"), [(DPSDense, 4, 1), (DPSMix, 8, 9)])
