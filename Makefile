@@ -30,6 +30,7 @@ test: lint $(VENV)/.encoder
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 notebook-tests: setup
 	$(BIN)/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
@@ -39,4 +40,4 @@ notebooks: setup
 	$(BIN)/python -m finetune_reg.course.notebook_execution
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache .mypy_cache
