@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
-SHOWN_CHARACTERS = 100
-SHOWN_NAMES = 40
+LONGEST_SHOWN = 200
+LONGEST_LIST = 600
 
 
 class InputError(ValueError):
@@ -24,17 +24,21 @@ class TrainingDivergedError(RuntimeError):
 
 def unknown_name(kind: str, name: Any, known: Iterable[str]) -> InputError:
     """Build the error for a name that is not in a table, with the nearest valid name."""
-    names, shown = sorted(set(known)), in_brief(name)
+    names, shown = sorted(set(known)), shortened(name)
     nearest = get_close_matches(name if isinstance(name, str) else shown, names, n=1)
-    listed = ", ".join(names[:SHOWN_NAMES] + ["..."] * (len(names) > SHOWN_NAMES))
+    listed = ", ".join(names)
+    if len(listed) > LONGEST_LIST:
+        listed = f"{listed[:LONGEST_LIST].rpartition(', ')[0]} and others"
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"known are: {listed}."
     return InputError(f"There is no {kind} {shown}: {hint}")
 
 
-def in_brief(value: Any) -> str:
+def shortened(value: Any) -> str:
     """Return a value as Python writes it, cut to a length that fits into a sentence."""
+    if isinstance(value, int) and value.bit_length() > 256:  # Python writes no integer of more than 4,300 digits
+        return f"an integer of {value.bit_length()} bits"
     try:
         text = repr(value)
-    except ValueError:  # an integer of more digits than Python converts
-        return f"an integer of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."

@@ -17,7 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from finetune_reg.errors import InputError, in_brief, unknown_name
+from finetune_reg.errors import InputError, shortened, unknown_name
 
 LARGEST_INTEGER = 2**63 - 1
 MAX_CHARACTERS = 200_000
@@ -42,9 +42,9 @@ def check_value(name: str, value: Any, expected: Any, where: str) -> Any:
     """
     if not _matches(value, expected):
         kind = type(value).__name__
-        raise InputError(f"{where} needs {name} to be {describe_type(expected)}, not {in_brief(value)} ({kind}).")
+        raise InputError(f"{where} needs {name} to be {describe_type(expected)}, not {shortened(value)} ({kind}).")
     if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
-        raise InputError(f"{where} needs {name} to be at most {LARGEST_INTEGER}, not {in_brief(value)}.")
+        raise InputError(f"{where} needs {name} to be at most {LARGEST_INTEGER}, not {shortened(value)}.")
     options = get_args(expected) or (expected,)
     is_number = isinstance(value, int) and not isinstance(value, bool) and float in options and int not in options
     return float(value) if is_number else value
@@ -91,7 +91,7 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()
         mark = event.start_mark
         if getattr(event, "tag", None) is not None:
-            raise _Refused(f"the tag {in_brief(event.tag)} is not read, leave it out", mark)
+            raise _Refused(f"the tag {shortened(event.tag)} is not read, leave it out", mark)
         self.n_composed += 1
         self.depth += 1
         if self.depth > MAX_DEPTH:
@@ -113,21 +113,21 @@ class _Loader(yaml.SafeLoader):
             return 1 + sum(self.sizes[item] for item in node.value)
         seen = set()
         for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise _Refused("a list or mapping cannot be a name", key.start_mark)
+            if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+                raise _Refused("a name in a mapping must be text, in quotes if it looks like a number", key.start_mark)
             if key.value in seen:
-                raise _Refused(f"{in_brief(key.value)} is there twice", key.start_mark)
+                raise _Refused(f"{shortened(key.value)} is there twice", key.start_mark)
             seen.add(key.value)
         return 1 + sum(self.sizes[key] + self.sizes[value] for key, value in node.value)
 
     def construct_number(self, node: yaml.ScalarNode) -> float:
         if node.tag == _AMBIGUOUS:
             advice = "write at most 18 decimal digits without leading zeros, or quote a text"
-            reason = f"{in_brief(node.value)} is not the same number for every reader of YAML: {advice}"
+            reason = f"{shortened(node.value)} is not the same number for every reader of YAML: {advice}"
             raise _Refused(reason, node.start_mark)
         number = self.construct_yaml_float(node)
         if number in (float("inf"), float("-inf")) and "inf" not in node.value.lower():
-            raise _Refused(f"{in_brief(node.value)} is too large for a number", node.start_mark)
+            raise _Refused(f"{shortened(node.value)} is too large for a number", node.start_mark)
         return number
 
 
@@ -183,7 +183,7 @@ def _matches(value: Any, expected: Any) -> bool:
     if origin in (Union, types.UnionType):
         return any(_matches(value, option) for option in arguments)
     if origin is Literal:
-        return value in arguments
+        return any(type(value) is type(option) and value == option for option in arguments)
     if origin is list:
         return isinstance(value, list) and all(_matches(item, arguments[0]) for item in value)
     if origin is dict:

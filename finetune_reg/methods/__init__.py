@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_reg.errors import unknown_name
+from finetune_reg.errors import InputError, shortened, unknown_name
 from finetune_reg.hyperparameters.typed_parameters import check_arguments
 from finetune_reg.method import FineTuningMethod
 from finetune_reg.methods.attention_guided_weight_mixup import AttentionGuidedWeightMixup
@@ -58,7 +58,7 @@ METHODS: dict[str, type[FineTuningMethod]] = {
 }
 
 
-def build_method(name: str, **hyperparameters: Any) -> FineTuningMethod:
+def build_method(name: str, /, **hyperparameters: Any) -> FineTuningMethod:
     """Build a method from its name and hyperparameters, as records and parameter files hold them.
 
     A combination takes `members`, a list of mappings with `method` and that method's hyperparameters.
@@ -66,17 +66,19 @@ def build_method(name: str, **hyperparameters: Any) -> FineTuningMethod:
     Raises:
         InputError: unknown method or hyperparameter, or a value of the wrong type or outside its range.
     """
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise unknown_name("method", name, METHODS)
     if name == "combination" and isinstance(hyperparameters.get("members"), list):
-        members = [
-            build_method(**{"name" if key == "method" else key: value for key, value in member.items()})
-            if isinstance(member, dict)
-            else member
-            for member in hyperparameters["members"]
-        ]
-        hyperparameters = {**hyperparameters, "members": members}
+        hyperparameters = {**hyperparameters, "members": list(map(_build_member, hyperparameters["members"]))}
     return METHODS[name](**check_arguments(METHODS[name], hyperparameters, where=f"method {name!r}"))
+
+
+def _build_member(member: Any) -> Any:
+    if not isinstance(member, dict):
+        return member
+    if "method" not in member:
+        raise InputError(f"Each of the members of a combination needs its method, not {shortened(member)}.")
+    return build_method(member["method"], **{name: value for name, value in member.items() if name != "method"})
 
 
 def method_name(method: FineTuningMethod) -> str:

@@ -1,11 +1,11 @@
 """Sweeps: a grid of papermill runs of the template notebook, executed by Dask, resumable at any moment.
 
-protocol.py        a YAML file -> points of a grid, at a scale
+protocol.py        a YAML file -> points, at a scale; what they reproduce
+grid.py            a grid and its exceptions -> points
 plan.py            points -> notebooks of runs
 cost.py            what a plan costs, before it starts
-availability.py    are its data and models there?
+availability.py    how many at a time; are its data and models there?
 engine.py          plan -> records, with live progress
-slots.py           how many notebooks at a time
 engines.py         where the workers are: here, on a cluster, on Slurm
 worker.py          one notebook, in a worker process
 kernel_sockets.py  how its kernel is reached

@@ -1,12 +1,36 @@
-"""Whether the data and models of a sweep are there, told before any kernel starts."""
+"""What this machine has for a sweep: places to run at, data and models. Told before any kernel starts."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from itertools import takewhile
+from typing import TYPE_CHECKING
 
-from finetune_reg.experiment.encoders import load_encoder
-from finetune_reg.sweep.plan import NotebookRun
+from finetune_reg.pocket.tasks import SPLIT_SIZES
 from finetune_reg.tasks import get_task, load_split
+from finetune_reg.tasks.loading import subset_row_ids
+
+if TYPE_CHECKING:
+    from finetune_reg.sweep.plan import NotebookRun
+
+
+def check_sources(runs: Iterable[NotebookRun]) -> None:
+    """Check, without reading rows, that the runs' sources can have their tasks, and pocket as many rows as asked for.
+
+    Raises:
+        InputError: as `load_task`.
+    """
+    checked = set()
+    for first in (run.settings[0] for run in runs):
+        for name in (first.task, *first.evaluate_on):
+            task, source = get_task(name), first.source
+            is_missing = source not in ("pocket", "local", "hub") and not os.path.isdir(os.path.expanduser(source))
+            if (name, source) not in checked and (is_missing or task.embedded != (source == "pocket")):
+                load_split(task, "train", source)  # refuses before it reads
+            checked.add((name, source))
+        if first.source == "pocket":  # pooled, too: a fifth of all rows is tested on, as many as are official
+            subset_row_ids(SPLIT_SIZES["train"], first.n_train, 0, f"{first.task} (pocket)")
 
 
 def check_available(runs: Iterable[NotebookRun]) -> None:
@@ -15,6 +39,8 @@ def check_available(runs: Iterable[NotebookRun]) -> None:
     Raises:
         InputError: a task, split or model is missing, and how to get it.
     """
+    from finetune_reg.experiment.encoders import load_encoder
+
     splits: set[tuple[str, str, str]] = set()
     models: set[str] = set()
     for first in (run.settings[0] for run in runs):
@@ -27,3 +53,17 @@ def check_available(runs: Iterable[NotebookRun]) -> None:
         if first.model_name != "pocket" and first.model_name not in models:
             load_encoder(first.model_name, get_task(first.task), first.seed_init, first.pretrained)
             models.add(first.model_name)
+
+
+def default_slots() -> int:
+    """Return how many notebooks run at a time on this machine: one per GPU, else one per core."""
+    return len(visible_gpus()) or os.cpu_count() or 1
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs of this machine, as `CUDA_VISIBLE_DEVICES` names them."""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return list(takewhile(lambda name: name not in ("", "-1"), map(str.strip, visible.split(","))))
+    import torch
+
+    return [str(i) for i in range(torch.cuda.device_count())]

@@ -13,10 +13,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from finetune_reg.errors import InputError
+from finetune_reg.sweep.availability import default_slots
 from finetune_reg.sweep.engines import connect
 from finetune_reg.sweep.plan import NotebookRun, prepare
 from finetune_reg.sweep.run_locks import lock_runs
-from finetune_reg.sweep.slots import default_slots
 from finetune_reg.sweep.status import STATES, count_states, run_state
 from finetune_reg.sweep.worker import NotebookJob, execute_job, record_end
 

@@ -11,7 +11,7 @@ import dask
 from distributed import Client, Nanny, Scheduler, SpecCluster
 
 from finetune_reg.errors import InputError, unknown_name
-from finetune_reg.sweep.slots import visible_gpus
+from finetune_reg.sweep.availability import visible_gpus
 
 CONNECT_SECONDS = 10
 # Ctrl-C reaches every process of the terminal; the command stops its workers itself.

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
+import os
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from finetune_reg.errors import unknown_name
+from finetune_reg.errors import InputError, unknown_name
 from finetune_reg.experiment.notebook_parameters import settings_from
 from finetune_reg.experiment.records import FINISHED, Status, read_record, record_path
 from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.paths import NOTEBOOKS
 from finetune_reg.results.method_labels import method_label
-from finetune_reg.sweep.protocol import Protocol, read_protocol
+from finetune_reg.sweep.availability import check_sources
+from finetune_reg.sweep.grid import check_parameter_name
+from finetune_reg.sweep.protocol import Protocol, read_json, read_protocol, write_json
 from finetune_reg.sweep.worker import NotebookJob, PlannedRun, storage_errors, unfinished_notebook
 from finetune_reg.tasks import get_task
 
@@ -26,12 +29,14 @@ class NotebookRun:
     """One execution of the template: its parameters (without `output_dir`) and the runs it makes.
 
     Raises:
-        InputError: parameters that the template refuses.
+        InputError: parameters that the template refuses, or would not use.
     """
 
     parameters: dict[str, Any]
 
     def __post_init__(self) -> None:
+        for name in self.parameters:
+            check_parameter_name(name)
         _ = self.settings
 
     @cached_property
@@ -39,21 +44,21 @@ class NotebookRun:
         """Its runs, one per seed."""
         return settings_from(self.parameters)
 
-    @property
+    @cached_property
     def run_ids(self) -> list[str]:
         """The records it writes, one per seed."""
         return [settings.run_id for settings in self.settings]
 
-    @property
+    @cached_property
     def label(self) -> str:
         """The method, as one would construct it."""
         return method_label(self.settings[0].method, self.settings[0].method_hyperparameters)
 
     @property
     def stem(self) -> str:
-        """What it is called: task, method and the hash of its first run."""
-        first = self.settings[0]
-        return f"{first.task}-{first.method}-{first.run_id}"
+        """What it is called: task, method and the hash of its runs."""
+        digest = hashlib.sha256(" ".join(self.run_ids).encode()).hexdigest()[:12]
+        return f"{self.settings[0].task}-{self.settings[0].method}-{digest}"
 
     @property
     def name(self) -> str:
@@ -64,13 +69,13 @@ class NotebookRun:
     def job(self) -> NotebookJob:
         """What a worker needs to know."""
         metric = get_task(self.settings[0].task).metrics[0]
-        runs = tuple(PlannedRun(s.seed_init, s.run_id, asdict(s), metric) for s in self.settings)
+        made = zip(self.settings, self.run_ids, strict=True)
+        runs = tuple(PlannedRun(settings.seed_init, run_id, asdict(settings), metric) for settings, run_id in made)
         return NotebookJob(self.name, f"{self.settings[0].task}, {self.label}", dict(self.parameters), runs)
 
     def is_finished(self, output_dir: Path) -> bool:
         """Tell whether every record exists and is finished."""
-        paths = [record_path(output_dir, run_id) for run_id in self.run_ids]
-        return all(path.exists() and read_record(path).status in FINISHED for path in paths)
+        return all(recorded_status(output_dir, run_id) in FINISHED for run_id in self.run_ids)
 
 
 def read_plan(path: Path | str, scale: str | None = None) -> list[NotebookRun]:
@@ -86,9 +91,18 @@ def notebooks_of(protocol: Protocol) -> list[NotebookRun]:
     """Return the notebooks of a protocol, one per point.
 
     Raises:
-        InputError: a parameter that the template refuses.
+        InputError: a parameter that the template refuses, a source that cannot have a task, or a run twice.
     """
-    return [NotebookRun(point) for point in protocol.points]
+    runs = [NotebookRun(point) for point in protocol.points]
+    check_sources(runs)
+    labels: dict[str, str] = {}
+    for run in runs:
+        for run_id in run.run_ids:
+            if run_id in labels:
+                what = f"of {run.settings[0].task} with {labels[run_id]} and with {run.label}"
+                raise InputError(f"{protocol.name} makes a run {what}, which are the same: leave one of them out.")
+            labels[run_id] = run.label
+    return runs
 
 
 def find_plan(name: str) -> Path:
@@ -106,21 +120,52 @@ def find_plan(name: str) -> Path:
 
 
 def store_plan(runs: list[NotebookRun], output_dir: Path) -> None:
-    """Keep the parameters of a sweep's notebooks in its folder, for `stored_plan`; known ones are not added again."""
-    folder = output_dir / "plans"
-    folder.mkdir(parents=True, exist_ok=True)
+    """Keep the parameters of a sweep's notebooks in its folder, for `stored_plan`; those that are there stay there."""
     for run in runs:
-        path = folder / f"{run.stem}.json"
-        text = json.dumps(run.parameters, indent=1, sort_keys=True)
-        if not path.exists() or path.read_text() != text:
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(text)
-            temporary.replace(path)
+        write_json(output_dir / "plans" / f"{run.stem}.json", run.parameters)
 
 
 def stored_plan(output_dir: Path) -> list[NotebookRun]:
-    """Return the notebooks of all sweeps that were started in this folder."""
-    return [NotebookRun(json.loads(path.read_text())) for path in sorted((output_dir / "plans").glob("*.json"))]
+    """Return the notebooks of all sweeps that were started in this folder.
+
+    Raises:
+        InputError: a file is damaged, or holds parameters that the template refuses.
+    """
+    return [_stored_notebook(path) for path in sorted((output_dir / "plans").glob("*.json"))]
+
+
+def _stored_notebook(path: Path) -> NotebookRun:
+    parameters = read_json(path)
+    try:
+        return NotebookRun(parameters)
+    except InputError as error:
+        raise InputError(f"{path} is no notebook of a sweep: {error} Move it away and start the sweep again.") from None
+
+
+def planned_runs(output_dir: Path) -> dict[str, tuple[RunSettings, str]]:
+    """Return settings and label of each run of `stored_plan` by its id; what two sweeps plan is there once."""
+    return {
+        run_id: (settings, notebook.label)
+        for notebook in stored_plan(output_dir)
+        for run_id, settings in zip(notebook.run_ids, notebook.settings, strict=True)
+    }
+
+
+def recorded_status(output_dir: Path, run_id: str) -> Status | None:
+    """Return the status in a run's record, None if there is none, or another sweep has just removed it.
+
+    Raises:
+        InputError: the record is damaged.
+    """
+    path = record_path(output_dir, run_id)
+    try:
+        return read_record(path).status
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except InputError:
+        if os.path.lexists(path):
+            raise
+        return None
 
 
 def prepare(runs: list[NotebookRun], output_dir: Path, retry_failed: bool = False) -> None:
@@ -133,7 +178,6 @@ def prepare(runs: list[NotebookRun], output_dir: Path, retry_failed: bool = Fals
     with storage_errors(output_dir):
         store_plan(runs, output_dir)
         for run_id in (run_id for run in runs for run_id in run.run_ids):
-            path = record_path(output_dir, run_id)
-            if path.exists() and read_record(path).status in again:
-                path.unlink(missing_ok=True)
+            if recorded_status(output_dir, run_id) in again:
+                record_path(output_dir, run_id).unlink(missing_ok=True)
                 unfinished_notebook(output_dir, run_id).unlink(missing_ok=True)

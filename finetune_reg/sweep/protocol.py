@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import product
+from functools import cache
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from finetune_reg.errors import InputError, unknown_name
-from finetune_reg.experiment.notebook_parameters import TEMPLATE_PARAMETERS
+from finetune_reg.errors import InputError, shortened, unknown_name
 from finetune_reg.hyperparameters.typed_parameters import load_yaml
-from finetune_reg.results.method_labels import method_identity
+from finetune_reg.results.method_labels import MethodSpec, method_identity
 from finetune_reg.results.published_results import PublishedRows, check_published_rows
+from finetune_reg.sweep.grid import Point, list_of, mapping_of, not_a_plan, points_of
 
-Point = dict[str, Any]
 OF_A_SCALE = ("base", "grid", "exclude", "by_task")
+MAX_SCALES = 20
 
 
 @dataclass(frozen=True)
@@ -54,60 +57,93 @@ def read_protocol(path: Path | str, scale: str | None = None) -> Protocol:
     points reproduce the figures whose keys begin with `rows`. Here a name is a method with default hyperparameters.
 
     Raises:
-        InputError: not a plan, an unknown scale or none where one must be chosen, an excluded value or a published
-            method that is not in the grid, or no published figure with such a key.
+        InputError: not a plan, an unknown scale or none where one must be chosen, an entry that would be ignored, an
+            excluded value or a published method that is not in the grid, no published figure with such a key, or more
+            than 10,000 notebooks or 100,000 runs.
     """
     plan = load_yaml(path)
     if not isinstance(plan, dict) or not set(plan) <= {*OF_A_SCALE, "scales", "published"}:
-        raise _not_a_plan(path)
+        raise not_a_plan(path)
     scales = plan.get("scales")
     if scales is None and scale is not None:
         raise InputError(f"{path} has no scales: leave out the scale {scale!r}.")
     points: dict[str | None, list[dict[str, Any]]]
     if scales is None:
-        points = {None: _points(plan, path)}
+        _check_overlap(plan, path)
+        points = {None: points_of(plan, path)}
     else:
-        points = {name: _points(_at_scale(plan, name, path), path) for name in _checked_scales(scales, path)}
+        points = {name: points_of(_at_scale(plan, name, path), path) for name in _checked_scales(scales, path)}
         if scale is None:
             raise InputError(f"{path} has the scales {', '.join(scales)}: choose one with --scale.")
         if scale not in scales:
             raise unknown_name(f"scale of {path}", scale, scales)
-    published = _published(plan.get("published") or [], list(points.values()), path)
+    published = _published(list_of(plan, "published"), list(points.values()), path)
     reproduced = [rows for rows in published if any(_reproduces(point, rows) for point in points[scale])]
     return Protocol(Path(path).stem, scale, points[scale], reproduced)
 
 
 def store_protocol(protocol: Protocol, output_dir: Path) -> None:
     """Keep in a sweep's folder which published figures it reproduces, for `stored_protocols`."""
-    folder = output_dir / "protocols"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{protocol.title}.json"
     kept = {"name": protocol.name, "scale": protocol.scale, "published": [asdict(rows) for rows in protocol.published]}
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(kept, indent=1))
-    temporary.replace(path)
+    write_json(output_dir / "protocols" / f"{protocol.title}.json", kept)
 
 
 def stored_protocols(output_dir: Path) -> list[Protocol]:
-    """Return the protocols with scales that were started in this folder, without their points."""
-    kept = [json.loads(path.read_text()) for path in sorted((output_dir / "protocols").glob("*.json"))]
-    return [
-        Protocol(entry["name"], entry["scale"], published=[PublishedRows(**rows) for rows in entry["published"]])
-        for entry in kept
-    ]
+    """Return the protocols with scales that were started in this folder, without their points.
+
+    Raises:
+        InputError: a file is damaged.
+    """
+    return [_stored_protocol(path) for path in sorted((output_dir / "protocols").glob("*.json"))]
 
 
-def _not_a_plan(path: Path | str) -> InputError:
-    return InputError(
-        f"{path} is not a sweep plan: it needs the mapping grid, or scales that have one, and may have base, by_task, "
-        "exclude and published."
-    )
+def _stored_protocol(path: Path) -> Protocol:
+    kept = read_json(path)
+    try:
+        return Protocol(kept["name"], kept["scale"], published=[PublishedRows(**rows) for rows in kept["published"]])
+    except (KeyError, TypeError, InputError):
+        raise InputError(
+            f"{path} is not what a sweep keeps of its plan: move it away and start the sweep again."
+        ) from None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file so that readers see all of it or nothing, whoever else writes it at the same time."""
+    text = json.dumps(content, indent=1, sort_keys=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.read_text(encoding="utf-8", errors="replace") == text:
+        return
+    temporary = path.with_name(f".{uuid4().hex}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what `write_json` wrote.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} cannot be read as a mapping in JSON: move it away and start the sweep again.")
+    return content
 
 
 def _checked_scales(scales: Any, path: Path | str) -> list[str]:
-    if not isinstance(scales, dict) or not scales:
-        raise InputError(f"{path} needs scales to be a mapping of names to base, grid, by_task and exclude.")
+    if not isinstance(scales, dict) or not 0 < len(scales) <= MAX_SCALES:
+        entries = f"names to base, grid, by_task and exclude, at most {MAX_SCALES} of them"
+        raise InputError(f"{path} needs scales to be a mapping of {entries}.")
     for name, part in scales.items():
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise InputError(f"{path} needs names of letters, digits, dots and dashes for its scales, not {name!r}.")
         if not isinstance(part, dict) or not set(part) <= set(OF_A_SCALE):
             raise InputError(f"{path} needs scale {name!r} to be a mapping with some of {', '.join(OF_A_SCALE)}.")
     return list(scales)
@@ -115,89 +151,18 @@ def _checked_scales(scales: Any, path: Path | str) -> list[str]:
 
 def _at_scale(plan: Mapping[str, Any], scale: str, path: Path | str) -> dict[str, Any]:
     part = plan["scales"][scale]
+    for level in (plan, part):
+        _check_overlap(level, path)
     merged = {name: part.get(name, plan.get(name)) for name in ("by_task", "exclude")}
     for name in ("base", "grid"):
-        common, own = _mapping(plan, name, path), _mapping(part, name, path)
+        common, own = mapping_of(plan, name, path), mapping_of(part, name, path)
         merged[name] = common | own
     return merged
 
 
-def _points(part: Mapping[str, Any], path: Path | str) -> list[Point]:
-    """Return the parameters at the points of the grid that are not excluded."""
-    base, grid, by_task = (_mapping(part, name, path) for name in ("base", "grid", "by_task"))
-    if not grid:
-        raise _not_a_plan(path)
-    tasks = grid.get("task", [base.get("task")])
-    for name in (*base, *grid):
-        if name not in TEMPLATE_PARAMETERS:
-            raise unknown_name("notebook parameter", name, TEMPLATE_PARAMETERS)
-    for name, values in grid.items():
-        _check_list(name, values, "its grid", path)
-    for task, own in by_task.items():
-        if task not in tasks:
-            raise unknown_name("task in the grid to set parameters for", task, [str(task) for task in tasks])
-        for name in _mapping(by_task, task, path):
-            if name not in TEMPLATE_PARAMETERS:
-                raise unknown_name("notebook parameter", name, TEMPLATE_PARAMETERS)
-            if name in grid:
-                _check_list(name, own[name], f"by_task of {task}", path)
-    exclude = part.get("exclude") or []
-    if not isinstance(exclude, list):
-        raise InputError(f"{path} needs exclude to be a list of mappings, for example `- {{task: rte}}`.")
-    grids = [(grid | {"task": [task]} if "task" in grid else grid, by_task.get(task, {})) for task in tasks]
-    combined = []
-    for of_task, own in grids:
-        values = of_task | {name: value for name, value in own.items() if name in grid}
-        fixed = base | {name: value for name, value in own.items() if name not in grid}
-        combined += [fixed | dict(zip(values, point, strict=True)) for point in product(*values.values())]
-    for excluded in exclude:
-        _check_excluded(excluded, {name: [point[name] for point in combined] for name in grid}, path)
-    kept = [point for point in combined if not any(_lies_in(point, excluded) for excluded in exclude)]
-    if not kept:
-        raise InputError(f"{path} excludes every run: take something out of its exclude.")
-    return [dict(_parameters_at(point)) for point in kept]
-
-
-def _mapping(part: Mapping[str, Any], name: str, path: Path | str) -> dict[str, Any]:
-    value = part.get(name) or {}
-    if not isinstance(value, dict):
-        raise InputError(f"{path} needs {name} to be a mapping of parameter names, not {value!r}.")
-    return value
-
-
-def _check_list(name: str, values: Any, where: str, path: Path | str) -> None:
-    if not isinstance(values, list) or not values:
-        raise InputError(f"{path} needs a list of values for {name!r} in {where}, not {values!r}.")
-
-
-def _check_excluded(excluded: Any, values: Mapping[str, list[Any]], path: Path | str) -> None:
-    if not isinstance(excluded, dict) or not excluded:
-        raise InputError(f"{path} needs mappings like `{{task: rte, method: mixout}}` in exclude, not {excluded!r}.")
-    for name, value in excluded.items():
-        if name not in values:
-            raise unknown_name("parameter in the grid to exclude", name, values)
-        if not any(_lies_in({name: known}, {name: value}) for known in values[name]):
-            known = [str(next(iter(v)) if isinstance(v, dict) else v) for v in values[name]]
-            raise unknown_name(f"{name} in the grid to exclude", value, known)
-
-
-def _lies_in(point: Mapping[str, Any], excluded: Mapping[str, Any]) -> bool:
-    return all(point[name] == value or _named(name, point[name], value) for name, value in excluded.items())
-
-
-def _named(name: str, entry: Any, value: Any) -> bool:
-    return name == "method" and isinstance(entry, dict) and isinstance(value, str) and value in entry
-
-
-def _parameters_at(point: Point) -> Iterator[tuple[str, Any]]:
-    for name, value in point.items():
-        if name == "method" and isinstance(value, dict):
-            if len(value) != 1:
-                raise InputError(f"A method in the grid is a name, or one name with its hyperparameters, not {value}.")
-            ((method, hyperparameters),) = value.items()
-            yield from (("method", method), ("method_hyperparameters", hyperparameters or {}))
-        else:
-            yield name, value
+def _check_overlap(part: Mapping[str, Any], path: Path | str) -> None:
+    for name in mapping_of(part, "base", path).keys() & mapping_of(part, "grid", path).keys():
+        raise InputError(f"{path} has {name} in base and in grid, where base would be ignored: leave one out.")
 
 
 def _published(entries: Any, scales: list[list[Point]], path: Path | str) -> list[PublishedRows]:
@@ -207,6 +172,8 @@ def _published(entries: Any, scales: list[list[Point]], path: Path | str) -> lis
     published = []
     for entry in entries:
         at = {name: value for name, value in entry.items() if name not in ("method", "rows")}
+        if not isinstance(entry["method"], str | dict) or not isinstance(entry["rows"], str):
+            raise InputError(f"{path} needs a method and the beginning of a key in published, not {shortened(entry)}.")
         rows = PublishedRows(entry["method"], entry["rows"], at)
         if not any(_reproduces(point, rows) for points in scales for point in points):
             where = "".join(f" at {name} {value}" for name, value in at.items())
@@ -217,6 +184,16 @@ def _published(entries: Any, scales: list[list[Point]], path: Path | str) -> lis
 
 
 def _reproduces(point: Point, rows: PublishedRows) -> bool:
-    method = {point.get("method", "vanilla"): point.get("method_hyperparameters")}
-    same_method = method_identity(method) == method_identity(rows.method)
-    return same_method and all(name in point and point[name] == value for name, value in rows.at.items())
+    made, hyperparameters = point.get("method", "vanilla"), point.get("method_hyperparameters")
+    if not all(name in point and point[name] == value for name, value in rows.at.items()):
+        return False
+    return isinstance(made, str) and _identity({made: hyperparameters}) == _identity(rows.method)
+
+
+def _identity(method: MethodSpec) -> str:
+    return _identity_of(json.dumps(method))
+
+
+@cache
+def _identity_of(method: str) -> str:
+    return method_identity(json.loads(method))

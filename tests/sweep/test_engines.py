@@ -13,7 +13,8 @@ import pytest
 from sweep_plans import ENVIRONMENT, comparable, sweep, wait_for, write_plan
 
 from finetune_reg.errors import InputError
-from finetune_reg.sweep.engines import connect, default_slots, visible_gpus
+from finetune_reg.sweep.availability import default_slots, visible_gpus
+from finetune_reg.sweep.engines import connect
 
 DASK = Path(sys.executable).with_name("dask")
 # Like sbatch, it keeps a copy: dask-jobqueue deletes its script as soon as the command returns.
