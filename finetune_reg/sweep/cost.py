@@ -7,13 +7,16 @@ finished runs of the same folder.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from statistics import median
 
 from finetune_reg.experiment.records import FINISHED, RunRecord, read_record
-from finetune_reg.experiment.settings import RunSettings
+from finetune_reg.experiment.settings import SEEDS, RunSettings
 from finetune_reg.method import FineTuningMethod
 from finetune_reg.methods import build_method
 from finetune_reg.methods.attention_guided_weight_mixup import AttentionGuidedWeightMixup
@@ -110,15 +113,45 @@ def estimate_costs(runs: Iterable[NotebookRun], output_dir: Path) -> list[Notebo
     """Estimate the cost of each notebook from sizes and the finished records in the folder, without starting anything.
 
     Whole training sets count as many rows as the official ones: a local copy with fewer costs less.
+
+    Raises:
+        InputError: a record is damaged.
     """
-    paths = sorted((output_dir / "records").glob("*.json"))
-    records = {record.run_id: record for record in map(read_record, paths) if record.status in FINISHED}
-    measured = [
-        (RunSettings(**record.settings), record.wall_seconds)
-        for record in records.values()
-        if record.forward_passes and record.wall_seconds is not None
-    ]
-    return [_notebook_cost(run, records, measured) for run in runs]
+    records = map(read_record, sorted((output_dir / "records").glob("*.json")))
+    finished = {record.run_id: record for record in records if record.status in FINISHED}
+    measured = _Measured(finished.values())
+    return [_notebook_cost(run, finished, measured) for run in runs]
+
+
+class _Measured:
+    """How much longer finished runs took than their sizes say."""
+
+    def __init__(self, records: Iterable[RunRecord]) -> None:
+        ratios: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
+        expected: dict[str, float] = {}
+        for record in records:
+            if not record.forward_passes or record.wall_seconds is None:
+                continue
+            shared = {name: value for name, value in record.settings.items() if name not in (*SEEDS, "seed_subset")}
+            text = json.dumps(shared, sort_keys=True)
+            if text not in expected:  # the seeds of a run change nothing
+                expected[text] = _seconds(RunSettings(**record.settings))
+            ratio = record.wall_seconds / expected[text]
+            for key in _keys(shared["model_name"], shared["task"], shared["method"]):
+                ratios[key].append(ratio)
+        self._medians = {key: median(found) for key, found in ratios.items()}
+
+    def correction(self, settings: RunSettings) -> tuple[float, str]:
+        """Return the factor for a run, and which runs it comes from."""
+        keys = _keys(settings.model_name, settings.task, settings.method)
+        for basis, key in zip(("same task and method", "same model"), keys, strict=True):
+            if key in self._medians:
+                return self._medians[key], basis
+        return 1.0, "size of the model" if _is_known(settings.model_name) else "size of bert-base"
+
+
+def _keys(model_name: str, task: str, method: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return (model_name, task, method), (model_name,)
 
 
 def count_passes(settings: RunSettings) -> tuple[int, int]:
@@ -145,26 +178,13 @@ def _seconds(settings: RunSettings) -> float:
     return count_operations(settings) / OPERATIONS_PER_SECOND[settings.precision] + updating
 
 
-def _notebook_cost(
-    run: NotebookRun, records: dict[str, RunRecord], measured: list[tuple[RunSettings, float]]
-) -> NotebookCost:
+def _notebook_cost(run: NotebookRun, finished: Collection[str], measured: _Measured) -> NotebookCost:
     one = run.settings[0]  # the seeds of a notebook cost the same
-    done = sum(run_id in records for run_id in run.run_ids)
+    done = sum(run_id in finished for run_id in run.run_ids)
     left = len(run.settings) - done
-    factor, basis = _correction(one, measured)
+    factor, basis = measured.correction(one)
     seconds = SECONDS_PER_NOTEBOOK + factor * left * _seconds(one) if left else 0.0
     return NotebookCost(left, done, left * sum(count_passes(one)), left * count_operations(one), seconds, basis)
-
-
-def _correction(settings: RunSettings, measured: list[tuple[RunSettings, float]]) -> tuple[float, str]:
-    same_model = [(made, seconds) for made, seconds in measured if made.model_name == settings.model_name]
-    alike = [
-        (made, seconds) for made, seconds in same_model if (made.task, made.method) == (settings.task, settings.method)
-    ]
-    for basis, known in (("same task and method", alike), ("same model", same_model)):
-        if known:
-            return median(seconds / _seconds(made) for made, seconds in known), basis
-    return 1.0, "size of the model" if _is_known(settings.model_name) else "size of bert-base"
 
 
 def _is_known(model_name: str) -> bool:
@@ -176,7 +196,12 @@ def _model_size(settings: RunSettings) -> ModelSize:
 
 
 def _method(settings: RunSettings) -> FineTuningMethod:
-    return build_method(settings.method, **settings.method_hyperparameters)
+    return _built(settings.method, json.dumps(settings.method_hyperparameters))
+
+
+@lru_cache(maxsize=1_000)
+def _built(name: str, hyperparameters: str) -> FineTuningMethod:
+    return build_method(name, **json.loads(hyperparameters))
 
 
 def _search_passes(settings: RunSettings) -> tuple[int, int]:
