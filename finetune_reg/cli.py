@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -10,16 +11,16 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from finetune_reg.errors import InputError
+from finetune_reg.console import console, print_error
+from finetune_reg.errors import InputError, shortened
 from finetune_reg.sweep import commands as sweep_commands
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(sweep_commands.app, name="sweep")
-console = Console()
+UsageError = typer.BadParameter.__base__
 Folder = Annotated[Path, typer.Argument(help="Folder of a sweep or run, with its records.")]
 
 
@@ -45,17 +46,19 @@ def methods(
             "Acts in": f"{', '.join(card.acts_in)}. {card.where}" if card.acts_in else card.where,
             "Paper and released code": card.differences,
         }
-        lines = [f"[bold]{label}[/]: {escape(text)}" for label, text in facts.items() if text]
-        table.add_row(f"{name}\n[dim]{card.class_name}", "\n".join([escape(card.summary), *lines]))
+        lines = [Text.assemble((label, "bold"), f": {text}") for label, text in facts.items() if text]
+        described = Text("\n").join([Text(card.summary), *lines])
+        table.add_row(Text.assemble(f"{name}\n", (card.class_name, "dim")), described)
     console.print(table)
 
 
 @app.command()
 def data(source: Annotated[str, typer.Option(help="pocket, local, hub or a folder.")] = "pocket") -> None:
-    """List the tasks and count the rows that a source has."""
+    """List the tasks and count the rows that a source has; what is missing or damaged is said below the table."""
     from finetune_reg.tasks import TASKS, load_split
 
     table = Table("task", "metric", "train rows", "evaluation split", "rows")
+    found, reasons = 0, []
     for task in TASKS.values():
         if task.embedded != (source == "pocket"):
             continue
@@ -63,10 +66,16 @@ def data(source: Annotated[str, typer.Option(help="pocket, local, hub or a folde
         for split in ("train", task.validation_split):
             try:
                 counts.append(str(len(load_split(task, split, source))))
-            except InputError:
+                found += 1
+            except InputError as error:
                 counts.append("none")
+                reasons.append(error)
         table.add_row(task.name, task.metrics[0], counts[0], task.validation_split, counts[1])
+    if not found:
+        raise reasons[0]
     console.print(table)
+    for reason in reasons:
+        console.print(str(reason), style="dim", soft_wrap=True)
 
 
 @app.command()
@@ -78,11 +87,14 @@ def run(
 ) -> None:
     """Execute the template notebook with papermill: one task, one method, a list of seeds."""
     from finetune_reg.sweep import NotebookRun
+    from finetune_reg.sweep.availability import check_sources
 
-    notebook = NotebookRun(dict(_name_and_value(text) for text in parameter or []))
-    states = sweep_commands.make_notebook(notebook, output_dir.resolve())
-    report(output_dir)
-    sweep_commands.conclude(states, output_dir)
+    folder = sweep_commands.usable_folder(output_dir)
+    notebook = NotebookRun(_parameters(parameter or []))
+    check_sources([notebook])
+    states = sweep_commands.make_notebook(notebook, folder)
+    report(folder)
+    sweep_commands.conclude(states, folder)
 
 
 @app.command()
@@ -116,7 +128,7 @@ def collect(folder: Folder, out: Annotated[Path, typer.Option(help="Parquet file
     """Gather the records below a folder in one Parquet table."""
     from finetune_reg.results.run_tables import collect
 
-    console.print(f"{len(collect(folder, out))} runs in {out}")
+    console.print(f"{len(collect(folder, out))} runs in {out}", soft_wrap=True)
 
 
 @app.command()
@@ -127,7 +139,8 @@ def restore(
     """Write a table's runs back as records: a sweep in that folder then makes only the missing ones."""
     from finetune_reg.results.run_tables import load_results, restore
 
-    console.print(f"{len(restore(load_results(table), output_dir))} runs in {output_dir}")
+    folder = sweep_commands.usable_folder(output_dir)
+    console.print(f"{len(restore(load_results(table), folder))} runs in {output_dir}", soft_wrap=True)
 
 
 @app.command()
@@ -144,7 +157,7 @@ def select(
         ranked = rank_candidates(part).drop(columns="method")
         table = Table(*ranked)
         for row in ranked.itertuples(index=False):
-            table.add_row(*(f"{v:.1f}" if isinstance(v, float) and v > 1 else escape(str(v)) for v in row))
+            table.add_row(*(f"{v:.1f}" if isinstance(v, float) and v > 1 else str(v) for v in row))
         console.print(table)
 
 
@@ -157,13 +170,13 @@ def report(
     if checklist:
         from finetune_reg.report.page import checklist as reproducibility_checklist
 
-        console.print(reproducibility_checklist(folder), markup=False, highlight=False, soft_wrap=True)
+        console.print(reproducibility_checklist(folder), soft_wrap=True)
         return
     from finetune_reg.report.page import HEADERS, write_report
-    from finetune_reg.sweep.plan import stored_plan
+    from finetune_reg.sweep.plan import planned_runs
     from finetune_reg.sweep.protocol import stored_protocols
 
-    planned = [settings for notebook in stored_plan(folder) for settings in notebook.settings]
+    planned = [settings for settings, _ in planned_runs(folder).values()]
     reproduced = {protocol.title: protocol.published for protocol in stored_protocols(folder)}
     page, tables = write_report(folder, planned or None, reproduced=reproduced)
     shown = [i for i, header in enumerate(HEADERS) if header not in ("task", "median", "max", "p")]
@@ -172,19 +185,19 @@ def report(
         for i in shown:
             table.add_column(HEADERS[i], justify="left" if i == shown[0] else "right", overflow="fold")
         for task, task_rows in groupby(rows, key=itemgetter(0)):
-            table.add_row(f"[bold]{task}")
+            table.add_row(Text(task, style="bold"))
             for row in task_rows:
-                table.add_row(*(row[i].replace("[", r"\[") for i in shown))
+                table.add_row(*(row[i] for i in shown))
             table.add_section()
         console.print(table)
-    console.print(f"Written: {page}")
+    console.print(f"Written: {page}", soft_wrap=True)
 
 
 @app.command()
 def grade(
     folder: Annotated[Path, typer.Argument(help="Folder of notebooks that students filled in.")],
     out: Annotated[Path, typer.Option(help="CSV file.")] = Path("points.csv"),
-    time_limit: Annotated[float, typer.Option(min=0.001, help="Minutes that one notebook may run.")] = 10.0,
+    time_limit: sweep_commands.TimeLimit = 10.0,
 ) -> None:
     """Execute each notebook in a fresh kernel and count the exercises that are right. It runs what students wrote."""
     from finetune_reg.course.grading import grade
@@ -193,9 +206,9 @@ def grade(
     table = Table("submission", "points", "error")
     row: Any
     for row in graded.itertuples():
-        table.add_row(escape(row.submission), f"{row.total} of {graded.shape[1] - 3}", escape(row.error))
+        table.add_row(row.submission, f"{row.total} of {graded.shape[1] - 3}", row.error)
     console.print(table)
-    console.print(f"Written: {out}", highlight=False, soft_wrap=True)
+    console.print(f"Written: {out}", soft_wrap=True)
 
 
 @app.command()
@@ -218,22 +231,41 @@ def pretrain_pocket(
     from finetune_reg.paths import POCKET
     from finetune_reg.pocket.pretraining import pretrain_pocket
 
-    console.print(pretrain_pocket(output_dir or POCKET, updates=updates, seed=seed, bfloat16=bfloat16))
+    folder = sweep_commands.usable_folder(output_dir or POCKET)
+    console.print(pretrain_pocket(folder, updates=updates, seed=seed, bfloat16=bfloat16))
 
 
 def main() -> None:
-    """Run the command; errors that the reader can mend are one sentence, not a traceback."""
+    """Run the command; what the reader can mend is one sentence and exit code 2, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # names of files may be no text
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        code = app(standalone_mode=False)
     except InputError as error:
-        Console(stderr=True).print(f"[bold red]Error:[/] {error}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        sentence = str(error)
+    except UsageError as error:
+        sentence = error.format_message()
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sentence = f"{error.filename} cannot be used ({error.strerror}): choose another, or make it accessible."
+    else:
+        sys.exit(code if isinstance(code, int) else 0)
+    if sentence:  # without arguments, the help stands there already
+        print_error(f"Error: {sentence}")
+    sys.exit(2)
 
 
-def _name_and_value(text: str) -> tuple[str, Any]:
+def _parameters(texts: list[str]) -> dict[str, Any]:
     from finetune_reg.hyperparameters.typed_parameters import parse_yaml
 
-    name, separator, value = text.partition("=")
-    if not separator:
-        raise InputError(f"Parameter {text!r} is not NAME=VALUE.")
-    return name, parse_yaml(value)
+    parameters: dict[str, Any] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise InputError(f"Parameter {shortened(text)} is not NAME=VALUE.")
+        if name in parameters:
+            raise InputError(f"Parameter {shortened(name)} is there twice: leave one out.")
+        parameters[name] = parse_yaml(value, f"The value of {shortened(name)}")
+    return parameters

@@ -13,7 +13,7 @@ from finetune_reg.paths import ROOT
 PACKAGE = ROOT / "finetune_reg"
 # A room imports itself and what stands before it; rooms of one line do not know each other.
 FLOORS = [
-    {"errors", "paths"},
+    {"console", "errors", "paths"},
     {"hyperparameters"},
     {"building_blocks"},
     {"method"},

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import BertForMaskedLM, get_linear_schedule_with_warmup
 
+from finetune_reg.errors import InputError, shortened
 from finetune_reg.pocket.corpus import generate_documents
 from finetune_reg.pocket.encoder import pocket_config
 from finetune_reg.pocket.masking import MaskedBatch, endless_batches, mask_batch, masking_rates, tokenize_corpus
@@ -51,7 +52,15 @@ def pretrain_pocket(
 
     Returns:
         What ``pretraining.json`` holds: settings, held-out losses, hashes, wall time.
+
+    Raises:
+        InputError: fewer than one update, document or document per update, or a seed outside 0 to 2^32 - 1.
     """
+    for name, value in (("updates", updates), ("documents", documents), ("batch_size", batch_size)):
+        if value < 1:
+            raise InputError(f"Pretraining needs {name} of at least 1, not {value}.")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"Pretraining needs a seed from 0 to {2**32 - 1}, not {shortened(seed)}.")
     started = time.perf_counter()
     torch.set_flush_denormal(True)
     torch.manual_seed(seed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -10,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from finetune_reg.console import console, print_error
 from finetune_reg.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
     from finetune_reg.sweep.protocol import Protocol
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
-console = Console()
 SHOWN_ERRORS = 20
+MAX_MINUTES = 525_600  # a year
 
 PlanName = Annotated[str, typer.Argument(metavar="PLAN", help="A YAML file, or a name in notebooks/parameters.")]
 Scale = Annotated[str | None, typer.Option(help="One of the plan's scales, for example paper, real-small or pocket.")]
@@ -33,7 +35,17 @@ Engine = Annotated[
     str, typer.Option(help="local, slurm, the address of a Dask scheduler (tcp://...) or its scheduler file.")
 ]
 Slots = Annotated[int | None, typer.Option(min=1, help="Notebooks at a time; default: one per GPU, else per core.")]
-TimeLimit = Annotated[float | None, typer.Option(min=0.001, help="Minutes that one notebook may run.")]
+
+
+def _check_minutes(minutes: float | None) -> float | None:
+    if minutes is not None and not 0 < minutes <= MAX_MINUTES:
+        raise typer.BadParameter(f"give minutes above 0, at most {MAX_MINUTES}, not {minutes:g}.")
+    return minutes
+
+
+TimeLimit = Annotated[
+    float | None, typer.Option(callback=_check_minutes, help="Minutes that one notebook may run, above 0.")
+]
 
 
 @app.command()
@@ -89,7 +101,7 @@ def run_one(
 
     runs = {run.stem: run for run in stored_plan(output_dir)} if output_dir else {}
     if output_dir and notebook in runs:
-        folder = output_dir.resolve()
+        folder = usable_folder(output_dir)
     else:
         protocol = read_named_plan(plan, scale)
         folder, runs = folder_of(protocol, output_dir), {run.stem: run for run in notebooks_of(protocol)}
@@ -103,12 +115,12 @@ def status(folder: Annotated[Path, typer.Argument(help="Folder of a sweep.")]) -
     """Count done, failed, running and waiting runs by task and method."""
     from finetune_reg.sweep.status import STATES, sweep_status
 
-    counts, unfinished = sweep_status(folder.resolve())
+    counts, unfinished = sweep_status(Path(os.path.abspath(folder)))
     table = Table("task", "method")
     for state in STATES:
         table.add_column(state, justify="right")
     for (task, method), states in counts.items():
-        table.add_row(task, escape(method), *(str(states[state] or "") for state in STATES))
+        table.add_row(task, method, *(str(states[state] or "") for state in STATES))
     table.add_section()
     total = sum(counts.values(), Counter())
     table.add_row("all", "", *(str(total[state]) for state in STATES))
@@ -116,7 +128,7 @@ def status(folder: Annotated[Path, typer.Argument(help="Folder of a sweep.")]) -
     console.print(table)
     for record in unfinished[:SHOWN_ERRORS]:
         where = f"{record.settings['task']}, {record.settings['method']}, seed {record.settings['seed_init']}"
-        console.print(f"{where}: {record.status} ({escape(str(record.error))})", highlight=False, soft_wrap=True)
+        console.print(f"{where}: {record.status} ({record.error})", soft_wrap=True)
     if len(unfinished) > SHOWN_ERRORS:
         console.print(f"... and {len(unfinished) - SHOWN_ERRORS} more; their records hold the errors.")
 
@@ -141,7 +153,7 @@ def export(
         store_plan(runs, folder)
     command = Path(sys.executable).with_name("finetune-reg")
     slurm_array.write_text(job_array_script(runs, find_plan(plan).resolve(), folder, command, time_limit))
-    console.print(f"{len(runs)} notebooks in {slurm_array}: submit it with `sbatch {slurm_array}`.", highlight=False)
+    console.print(f"{len(runs)} notebooks in {slurm_array}: submit it with `sbatch {slurm_array}`.", soft_wrap=True)
 
 
 def read_named_plan(plan: str, scale: str | None = None) -> Protocol:
@@ -153,15 +165,36 @@ def read_named_plan(plan: str, scale: str | None = None) -> Protocol:
 
 
 def folder_of(protocol: Protocol, output_dir: Path | None) -> Path:
-    """Return the absolute output folder of a plan; `runs/PLAN` or `runs/PLAN-SCALE` by default."""
-    return (output_dir or Path("runs") / protocol.title).resolve()
+    """Return the absolute output folder of a plan; `runs/PLAN` or `runs/PLAN-SCALE` by default.
+
+    Raises:
+        InputError, OSError: as `usable_folder`.
+    """
+    return usable_folder(output_dir or Path("runs") / protocol.title)
+
+
+def usable_folder(folder: Path) -> Path:
+    """Return the absolute path of a folder that is to be written to, if it is one or could become one.
+
+    Raises:
+        InputError: it is a file.
+        OSError: no folder can have this path: below a file, a loop of links, or too long a name.
+    """
+    folder = Path(os.path.abspath(folder))
+    try:
+        is_folder = stat.S_ISDIR(folder.stat().st_mode)
+    except FileNotFoundError:
+        return folder
+    if not is_folder:
+        raise InputError(f"{folder} is a file: give a folder, or a path where none is yet.")
+    return folder
 
 
 def print_plan(protocol: Protocol, output_dir: Path) -> None:
     """Print the notebooks of a plan with their cost, and the sum."""
+    from finetune_reg.sweep.availability import default_slots
     from finetune_reg.sweep.cost import OPERATIONS_PER_SECOND, SECONDS_PER_NOTEBOOK, estimate_costs
     from finetune_reg.sweep.plan import notebooks_of
-    from finetune_reg.sweep.slots import default_slots
 
     runs = notebooks_of(protocol)
     costs = estimate_costs(runs, output_dir)
@@ -171,7 +204,7 @@ def print_plan(protocol: Protocol, output_dir: Path) -> None:
         figures = (f"{cost.passes:,}", _duration(cost.seconds), cost.basis) if cost.left else ("", "", "")
         sizes = [f"{name} {getattr(run.settings[0], name) or 'all'}" for name in varying]
         what = ", ".join([run.settings[0].task, *sizes])
-        table.add_row(what, escape(run.label), str(len(run.settings)), str(cost.done), *figures)
+        table.add_row(what, run.label, str(len(run.settings)), str(cost.done), *figures)
     table.columns[1].overflow = "fold"
     console.print(table)
     left, done = sum(cost.left for cost in costs), sum(cost.done for cost in costs)
@@ -185,7 +218,7 @@ def print_plan(protocol: Protocol, output_dir: Path) -> None:
         f"Times come from finished runs of the same model; without any, from its size, for one core "
         f"({rate:.0e} operations a second in float32, {SECONDS_PER_NOTEBOOK:g} s a kernel).",
     )
-    console.print(" ".join(sentences), highlight=False)
+    console.print(" ".join(sentences))
 
 
 def _duration(seconds: float) -> str:
@@ -220,11 +253,11 @@ def make_notebook(run: NotebookRun, output_dir: Path, time_limit: float | None =
     from finetune_reg.sweep.status import count_states
     from finetune_reg.sweep.worker import execute_job
 
-    with _answered_in_a_sentence(), console.status(f"{escape(run.job.description)}, {len(run.run_ids)} runs"):
+    with _answered_in_a_sentence(), console.status(Text(f"{run.job.description}, {len(run.run_ids)} runs")):
         prepare([run], output_dir)
         outcome = execute_job(run.job, output_dir, time_limit)
     for problem in outcome.problems:
-        console.print(f"[red]{escape(problem)}[/]", highlight=False, soft_wrap=True)
+        console.print(problem, style="red", soft_wrap=True)
     return count_states(output_dir, run.run_ids)
 
 
@@ -233,8 +266,7 @@ def _answered_in_a_sentence() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        message = "Interrupted. Finished runs are kept: repeat the command to go on."
-        Console(stderr=True).print(f"[bold red]{message}[/]")
+        print_error("Interrupted. Finished runs are kept: repeat the command to go on.")
         raise typer.Exit(130) from None
     except ModuleNotFoundError as error:
         if error.name not in ("dask", "distributed", "papermill", "nbclient"):
@@ -252,5 +284,5 @@ def conclude(states: Counter[str], output_dir: Path) -> None:
             f"{sum(missing.values())} of {states.total()} runs are not done ({counts}): see `finetune-reg sweep status "
             f"{output_dir}`. `sweep run` makes killed and timed-out runs again, `sweep retry` failed ones, too."
         )
-        Console(stderr=True).print(f"[bold red]{escape(sentence)}[/]", highlight=False, soft_wrap=True)
+        print_error(sentence)
         raise typer.Exit(1)

@@ -151,7 +151,7 @@ def _run_papermill(
         with private_kernel_sockets() as sockets:
             papermill.execute_notebook(
                 TEMPLATE,
-                notebook,
+                str(notebook).replace("{", "{{").replace("}", "}}"),  # papermill fills in parameters there
                 parameters=job.parameters | {"seeds": [run.seed for run in remaining], "output_dir": str(output_dir)},
                 kernel_name="python3",
                 progress_bar=False,
