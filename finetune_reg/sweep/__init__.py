@@ -7,6 +7,7 @@ cost.py            what a plan costs, before it starts
 availability.py    how many at a time; are its data and models there?
 engine.py          plan -> records, with live progress
 engines.py         where the workers are: here, on a cluster, on Slurm
+slurm.py           workers in Slurm jobs
 worker.py          one notebook, in a worker process
 kernel_sockets.py  how its kernel is reached
 run_locks.py       no run is made twice at a time

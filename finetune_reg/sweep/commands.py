@@ -32,7 +32,7 @@ OutputDir = Annotated[
     Path | None, typer.Option(help="Where records and executed notebooks go; default: runs/PLAN, or runs/PLAN-SCALE.")
 ]
 Engine = Annotated[
-    str, typer.Option(help="local, slurm, the address of a Dask scheduler (tcp://...) or its scheduler file.")
+    str, typer.Option(help="local, slurm, a Dask scheduler (tls://HOST:PORT, tcp://HOST:PORT) or its scheduler file.")
 ]
 Slots = Annotated[int | None, typer.Option(min=1, help="Notebooks at a time; default: one per GPU, else per core.")]
 

@@ -56,7 +56,7 @@ def run_sweep(
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
         with Progress(*columns, TimeRemainingColumn(), refresh_per_second=2) as progress:
             progress.add_task("starting workers", total=len(run_ids))
-            with connect(engine, min(slots or default_slots(), len(jobs))) as client:
+            with connect(engine, min(slots or default_slots(), len(jobs)), output_dir) as client:
                 _Sweep(client, output_dir, time_limit, states, progress).work(jobs)
     return count_states(output_dir, run_ids)
 
