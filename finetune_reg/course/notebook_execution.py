@@ -51,6 +51,7 @@ def execute(path: Path) -> None:
             timeout=CELL_SECONDS,
             kernel_name="python3",
             resources={"metadata": {"path": path.parent}},
+            coalesce_streams=True,  # or a busy machine tears one print into two outputs
             config=sockets,
         )
         client.execute()
