@@ -55,8 +55,10 @@ def plan(plan: PlanName, scale: Scale = None, output_dir: OutputDir = None) -> N
     print_plan(protocol, folder_of(protocol, output_dir))
 
 
+@app.command("retry", help="Like `run`, and make failed runs again: an error repeats itself unless its cause is gone.")
 @app.command()
 def run(
+    context: typer.Context,
     plan: PlanName,
     scale: Scale = None,
     output_dir: OutputDir = None,
@@ -67,22 +69,8 @@ def run(
     """Make the runs that are not done. Start it again to resume; killed and timed-out runs are made again."""
     protocol = read_named_plan(plan, scale)
     folder = folder_of(protocol, output_dir)
-    conclude(make_runs(protocol, folder, engine=engine, slots=slots, time_limit=time_limit), folder)
-
-
-@app.command()
-def retry(
-    plan: PlanName,
-    scale: Scale = None,
-    output_dir: OutputDir = None,
-    engine: Engine = "local",
-    slots: Slots = None,
-    time_limit: TimeLimit = None,
-) -> None:
-    """Like `run`, and make failed runs again: an error repeats itself unless its cause is gone."""
-    protocol = read_named_plan(plan, scale)
-    folder = folder_of(protocol, output_dir)
-    options = {"engine": engine, "slots": slots, "time_limit": time_limit, "retry_failed": True}
+    retry_failed = context.info_name == "retry"
+    options = {"engine": engine, "slots": slots, "time_limit": time_limit, "retry_failed": retry_failed}
     conclude(make_runs(protocol, folder, **options), folder)
 
 
