@@ -7,7 +7,7 @@ from io import TextIOWrapper
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich import box
@@ -20,7 +20,7 @@ from finetune_reg.sweep import commands as sweep_commands
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(sweep_commands.app, name="sweep")
-UsageError = typer.BadParameter.__base__
+UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 Folder = Annotated[Path, typer.Argument(help="Folder of a sweep or run, with its records.")]
 
 
@@ -197,7 +197,9 @@ def report(
 def grade(
     folder: Annotated[Path, typer.Argument(help="Folder of notebooks that students filled in.")],
     out: Annotated[Path, typer.Option(help="CSV file.")] = Path("points.csv"),
-    time_limit: sweep_commands.TimeLimit = 10.0,
+    time_limit: Annotated[
+        float, typer.Option(callback=sweep_commands.check_minutes, help="Minutes that one notebook may run, above 0.")
+    ] = 10.0,
 ) -> None:
     """Execute each notebook in a fresh kernel and count the exercises that are right. It runs what students wrote."""
     from finetune_reg.course.grading import grade

@@ -37,14 +37,15 @@ Engine = Annotated[
 Slots = Annotated[int | None, typer.Option(min=1, help="Notebooks at a time; default: one per GPU, else per core.")]
 
 
-def _check_minutes(minutes: float | None) -> float | None:
+def check_minutes(minutes: float | None) -> float | None:
+    """Refuse a time limit that is no number of minutes above 0 or that is longer than a year."""
     if minutes is not None and not 0 < minutes <= MAX_MINUTES:
         raise typer.BadParameter(f"give minutes above 0, at most {MAX_MINUTES}, not {minutes:g}.")
     return minutes
 
 
 TimeLimit = Annotated[
-    float | None, typer.Option(callback=_check_minutes, help="Minutes that one notebook may run, above 0.")
+    float | None, typer.Option(callback=check_minutes, help="Minutes that one notebook may run, above 0.")
 ]
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import dask
 from distributed import Client, Nanny, Scheduler, Security, SpecCluster
@@ -25,7 +26,7 @@ LOOPBACK = "127.0.0.1"
 CONNECT_SECONDS = 10
 # Ctrl-C reaches every process of the terminal; the command stops its workers itself.
 IGNORE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "distributed.scheduler.worker-saturation": 1.0,  # a worker that dies takes no waiting notebook with it
     "distributed.scheduler.allowed-failures": 3,
     "distributed.scheduler.worker-ttl": None,  # a busy machine is not a dead worker
