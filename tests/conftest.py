@@ -13,6 +13,7 @@ from tiny_encoders import ENCODERS, tiny_dataset, tiny_encoder
 from tiny_world import write_model, write_tasks
 
 torch.set_num_threads(1)
+pytest.register_assert_rewrite("exercise_attempts")
 
 
 @pytest.fixture(params=ENCODERS)

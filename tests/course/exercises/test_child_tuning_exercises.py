@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from exercise_attempts import right_attempts, unattempted, wrong_attempts
 
-from finetune_reg.course.exercises import check
 from finetune_reg.experiment.records import RunRecord
 from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.methods.child_tuning_f import mask_gradient
@@ -66,15 +66,12 @@ def test_the_formula_is_what_adam_does():
     assert torch.stack(steps).square().mean().sqrt().item() == pytest.approx(rms_step(ratio, p, 0.9), rel=0.02)
 
 
-@pytest.mark.parametrize(
-    ("name", "attempt"), [(NAMES[0], rms_step), (NAMES[1], random_child), (NAMES[2], runs()), (NAMES[2], runs(0.5))]
+test_the_right_attempt_passes = right_attempts(
+    [(NAMES[0], rms_step), (NAMES[1], random_child), (NAMES[2], runs()), (NAMES[2], runs(0.5))]
 )
-def test_the_right_attempt_passes(name, attempt):
-    assert check(name, attempt)
 
 
-@pytest.mark.parametrize(
-    ("name", "attempt", "help"),
+test_wrong_attempts_are_helped = wrong_attempts(
     [
         (NAMES[0], lambda ratio, p, beta1: math.sqrt(p) * rms_step(ratio, 1.0, beta1), "that is the mean"),
         (NAMES[0], lambda ratio, p, beta1: ratio / math.sqrt(1 + ratio**2), "without a mask already"),
@@ -88,18 +85,6 @@ def test_the_right_attempt_passes(name, attempt):
         (NAMES[2], runs(0.1, factor=0.1), "there is no vanilla run at F's learning rate times root p, 9.49e-05"),
         (NAMES[2], runs(seeds=(0,)), "take three or more"),
         (NAMES[2], runs(task="paraphrase"), "the runs differ in task, too"),
-    ],
+    ]
 )
-def test_wrong_attempts_are_helped(capsys, name, attempt, help):
-    assert not check(name, attempt)
-    assert help in capsys.readouterr().out
-
-
-def unattempted(*arguments):
-    raise NotImplementedError
-
-
-@pytest.mark.parametrize(("name", "attempt"), [(NAMES[0], unattempted), (NAMES[1], unattempted), (NAMES[2], None)])
-def test_unattempted_is_recognized(capsys, name, attempt):
-    assert not check(name, attempt)
-    assert capsys.readouterr().out == f"{name}: not attempted yet.\n"
+test_stubs_are_not_attempted = unattempted(NAMES, answers=NAMES[2:])

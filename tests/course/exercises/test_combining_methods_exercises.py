@@ -4,10 +4,9 @@ import math
 
 import numpy as np
 import pandas as pd
-import pytest
+from exercise_attempts import right_attempts, unattempted, wrong_attempts
 from scipy import stats
 
-from finetune_reg.course.exercises import check
 from finetune_reg.course.exercises.combining_methods import CELLS, EXERCISES
 
 STAGES = ["initialization", "preparation", "search", "reference"]
@@ -55,21 +54,17 @@ def answer(table=None, **changes):
     return {"runs": runs() if table is None else table, "interaction": mean, "low": low, "high": high} | changes
 
 
-@pytest.mark.parametrize(
-    ("name", "attempt"),
+test_the_right_attempt_passes = right_attempts(
     [
         ("combined-pull", combined_probability),
         ("arrange-members", lambda methods: sorted(methods, key=stage)),
         ("interaction", lambda *cells: interval(per_seed(*cells))),
         ("interaction-at-a-gentle-rate", answer()),
-    ],
+    ]
 )
-def test_the_right_attempt_passes(name, attempt):
-    assert check(name, attempt, strict=True)
 
 
-@pytest.mark.parametrize(
-    ("name", "attempt", "help"),
+test_wrong_attempts_are_helped = wrong_attempts(
     [
         ("combined-pull", lambda p, alpha, m: p + alpha, "no probability below 1"),
         ("combined-pull", lambda p, alpha, m: p, "makes the pull stronger"),
@@ -90,19 +85,6 @@ def test_the_right_attempt_passes(name, attempt):
         ("interaction-at-a-gentle-rate", answer(runs({c: SCORES[c] for c in CELLS[:3]})), "with the label 'both'"),
         ("interaction-at-a-gentle-rate", answer(runs(SCORES | {"both": [0.8]})), "only 1 seeds"),
         ("interaction-at-a-gentle-rate", answer(interaction=-answer()["interaction"]), "seed by seed"),
-    ],
+    ]
 )
-def test_a_wrong_attempt_is_helped(name, attempt, help, capsys):
-    assert not check(name, attempt)
-    said = capsys.readouterr().out
-    assert said.startswith(f"{name}: not yet: ")
-    assert help in said
-
-
-@pytest.mark.parametrize("name", EXERCISES)
-def test_what_was_not_attempted_is_told(name, capsys):
-    def stub(*arguments):
-        raise NotImplementedError
-
-    assert not check(name, None if name == "interaction-at-a-gentle-rate" else stub)
-    assert "not attempted yet" in capsys.readouterr().out
+test_stubs_are_not_attempted = unattempted(EXERCISES, answers=["interaction-at-a-gentle-rate"])

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from exercise_attempts import right_attempts, unattempted, wrong_attempts
 
 from finetune_reg.building_blocks.parameter_selection import count_kept, select_largest, stage_of
-from finetune_reg.course.exercises import check
 from finetune_reg.experiment.records import RunRecord
 from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.results.run_tables import results_table
@@ -54,15 +54,12 @@ def test_the_share_is_what_adam_does():
     assert (start - weight.item()) / 23 == pytest.approx(coasting_share(23, 0.9), rel=0.03)
 
 
-@pytest.mark.parametrize(
-    ("name", "attempt"), [(NAMES[0], coasting_share), (NAMES[1], masked_gradients), (NAMES[2], runs())]
+test_the_right_attempt_passes = right_attempts(
+    [(NAMES[0], coasting_share), (NAMES[1], masked_gradients), (NAMES[2], runs())]
 )
-def test_the_right_attempt_passes(name, attempt):
-    assert check(name, attempt)
 
 
-@pytest.mark.parametrize(
-    ("name", "attempt", "help"),
+test_wrong_attempts_are_helped = wrong_attempts(
     [
         (NAMES[0], lambda length, beta1: coasting_share(length, beta1) / beta1, "its step has decayed once"),
         (NAMES[0], lambda length, beta1: length * coasting_share(length, beta1), "divide by the distance"),
@@ -77,18 +74,6 @@ def test_the_right_attempt_passes(name, attempt):
         (NAMES[2], runs(dropout=0.1), "the table lacks vanilla with dropout 0"),
         (NAMES[2], runs(other_seeds=(3, 4, 5)), "needs the same seeds as the control"),
         (NAMES[2], runs(epochs=3), "the runs differ in epochs, too"),
-    ],
+    ]
 )
-def test_wrong_attempts_are_helped(capsys, name, attempt, help):
-    assert not check(name, attempt)
-    assert help in capsys.readouterr().out
-
-
-def unattempted(*arguments):
-    raise NotImplementedError
-
-
-@pytest.mark.parametrize(("name", "attempt"), [(NAMES[0], unattempted), (NAMES[1], unattempted), (NAMES[2], None)])
-def test_unattempted_is_recognized(capsys, name, attempt):
-    assert not check(name, attempt)
-    assert capsys.readouterr().out == f"{name}: not attempted yet.\n"
+test_stubs_are_not_attempted = unattempted(NAMES, answers=NAMES[2:])

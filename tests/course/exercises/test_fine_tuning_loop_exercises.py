@@ -1,38 +1,14 @@
 from __future__ import annotations
 
-import pytest
 import torch
+from exercise_attempts import right_attempts, unattempted, wrong_attempts
 
 from finetune_reg import FineTuningMethod
-from finetune_reg.course.exercises import check
-
-
-def report(capsys, name, attempt):
-    return check(name, attempt), capsys.readouterr().out
 
 
 def right_update(gradient, factor, learning_rate, epsilon):
     scaled = factor * gradient
     return -learning_rate * scaled / (abs(scaled) + epsilon)
-
-
-def test_the_first_update_is_right(capsys):
-    assert report(capsys, "first-update-of-adamw", right_update)[0]
-
-
-@pytest.mark.parametrize(
-    ("attempt", "help"),
-    [
-        (lambda g, c, rate, epsilon: -right_update(g, c, rate, epsilon), "its sign counts"),
-        (lambda g, c, rate, epsilon: right_update(g, 1, rate, epsilon), "the factor does not cancel"),
-        (lambda g, c, rate, epsilon: -rate * c * g, "another first step"),
-        (lambda g, c, rate, epsilon: -rate * (1 if g > 0 else -1), "the factor does not cancel"),
-    ],
-)
-def test_wrong_updates_are_helped(capsys, attempt, help):
-    solved, printed = report(capsys, "first-update-of-adamw", attempt)
-    assert not solved
-    assert help in printed
 
 
 class Averaging(FineTuningMethod):
@@ -66,29 +42,18 @@ class WhileTraining(Averaging):
         self.finalize(model)
 
 
-def test_the_average_is_right(capsys):
-    assert report(capsys, "average-of-last-weights", Averaging)[0]
-
-
-@pytest.mark.parametrize(
-    ("attempt", "help"),
+UPDATE, AVERAGE = "first-update-of-adamw", "average-of-last-weights"
+test_the_right_attempt_passes = right_attempts([(UPDATE, right_update), (AVERAGE, Averaging)])
+test_wrong_attempts_are_helped = wrong_attempts(
     [
-        (WithoutCopies, "keep copies, not the parameters themselves"),
-        (OverAllUpdates, "not the mean of the last 1"),
-        (WhileTraining, "leave the weights alone while training"),
-        (lambda n: object(), "derive the class from FineTuningMethod"),
-    ],
+        (UPDATE, lambda g, c, rate, epsilon: -right_update(g, c, rate, epsilon), "its sign counts"),
+        (UPDATE, lambda g, c, rate, epsilon: right_update(g, 1, rate, epsilon), "the factor does not cancel"),
+        (UPDATE, lambda g, c, rate, epsilon: -rate * c * g, "another first step"),
+        (UPDATE, lambda g, c, rate, epsilon: -rate * (1 if g > 0 else -1), "the factor does not cancel"),
+        (AVERAGE, WithoutCopies, "keep copies, not the parameters themselves"),
+        (AVERAGE, OverAllUpdates, "not the mean of the last 1"),
+        (AVERAGE, WhileTraining, "leave the weights alone while training"),
+        (AVERAGE, lambda n: object(), "derive the class from FineTuningMethod"),
+    ]
 )
-def test_wrong_averages_are_helped(capsys, attempt, help):
-    solved, printed = report(capsys, "average-of-last-weights", attempt)
-    assert not solved
-    assert help in printed
-
-
-def unattempted(*arguments):
-    raise NotImplementedError
-
-
-@pytest.mark.parametrize("name", ["first-update-of-adamw", "average-of-last-weights"])
-def test_unattempted_is_recognized(capsys, name):
-    assert report(capsys, name, unattempted) == (False, f"{name}: not attempted yet.\n")
+test_stubs_are_not_attempted = unattempted([UPDATE, AVERAGE])

@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import pytest
+from exercise_attempts import right_attempts, unattempted, wrong_attempts
 
 from finetune_reg.building_blocks.sub_layer_fisher import sub_layer_score
-from finetune_reg.course.exercises import check
 from finetune_reg.course.exercises.guided_dropout import EXERCISES
 from finetune_reg.results.statistics import compare_paired
 
@@ -30,21 +29,17 @@ def answer(table=None, **changes):
     return {"runs": table, "difference": found.difference, "low": found.low, "high": found.high} | changes
 
 
-@pytest.mark.parametrize(
-    ("name", "attempt"),
+test_the_right_attempt_passes = right_attempts(
     [
         ("equal-strength-rate", equal_strength_rate),
         ("score-from-gradients", lambda gradients: float(np.mean([g.square().mean().item() for g in gradients]))),
         ("score-from-gradients", lambda gradients: sub_layer_score([g.square().mean(0) for g in gradients])),
         ("guided-on-another-task", answer()),
-    ],
+    ]
 )
-def test_the_right_attempt_passes(name, attempt):
-    assert check(name, attempt, strict=True)
 
 
-@pytest.mark.parametrize(
-    ("name", "attempt", "help"),
+test_wrong_attempts_are_helped = wrong_attempts(
     [
         ("equal-strength-rate", lambda rates: float(np.mean(rates)), "is less than the mean strength"),
         ("equal-strength-rate", lambda rates: float(np.mean([r / (1 - r) for r in rates])), "a strength is not a rate"),
@@ -64,19 +59,6 @@ def test_the_right_attempt_passes(name, attempt):
         ("guided-on-another-task", answer(runs().query("method != 'uniform_dropout'")), "no runs of uniform_dropout"),
         ("guided-on-another-task", answer(difference=-answer()["difference"]), "take guided minus uniform"),
         ("guided-on-another-task", answer(low=-0.01), "the t interval"),
-    ],
+    ]
 )
-def test_a_wrong_attempt_is_helped(name, attempt, help, capsys):
-    assert not check(name, attempt)
-    said = capsys.readouterr().out
-    assert said.startswith(f"{name}: not yet: ")
-    assert help in said
-
-
-@pytest.mark.parametrize("name", EXERCISES)
-def test_what_was_not_attempted_is_told(name, capsys):
-    def stub(*arguments):
-        raise NotImplementedError
-
-    assert not check(name, None if name == "guided-on-another-task" else stub)
-    assert "not attempted yet" in capsys.readouterr().out
+test_stubs_are_not_attempted = unattempted(EXERCISES, answers=["guided-on-another-task"])

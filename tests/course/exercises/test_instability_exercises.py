@@ -4,9 +4,7 @@ from itertools import product
 from math import comb
 
 import numpy as np
-import pytest
-
-from finetune_reg.course.exercises import check
+from exercise_attempts import right_attempts, unattempted, wrong_attempts
 
 
 def best_of_k(scores, k):
@@ -29,16 +27,12 @@ def sampled(differences):
     return float((np.abs(signs @ differences) >= abs(sum(differences))).mean())
 
 
-@pytest.mark.parametrize(
-    ("name", "attempt"),
-    [("best-of-k-without-replacement", best_of_k), ("sign-flip-test", sign_flip), ("fewest-pairs", 6)],
+test_the_right_attempt_passes = right_attempts(
+    [("best-of-k-without-replacement", best_of_k), ("sign-flip-test", sign_flip), ("fewest-pairs", 6)]
 )
-def test_the_right_attempt_passes(name, attempt):
-    assert check(name, attempt)
 
 
-@pytest.mark.parametrize(
-    ("name", "attempt", "help"),
+test_wrong_attempts_are_helped = wrong_attempts(
     [
         ("best-of-k-without-replacement", with_replacement, "draws with replacement"),
         ("best-of-k-without-replacement", lambda scores, k: max(scores), "the best of one run is the mean"),
@@ -49,21 +43,8 @@ def test_the_right_attempt_passes(name, attempt):
         ("fewest-pairs", 5, "with 5 pairs the smallest possible p-value is 0.0625"),
         ("fewest-pairs", 7, "fewer pairs can do"),
         ("fewest-pairs", 5.5, "one whole number"),
-    ],
+    ]
 )
-def test_wrong_attempts_are_helped(capsys, name, attempt, help):
-    assert not check(name, attempt)
-    assert help in capsys.readouterr().out
-
-
-def unattempted(*arguments):
-    raise NotImplementedError
-
-
-@pytest.mark.parametrize(
-    ("name", "attempt"),
-    [("best-of-k-without-replacement", unattempted), ("sign-flip-test", unattempted), ("fewest-pairs", None)],
+test_stubs_are_not_attempted = unattempted(
+    ["best-of-k-without-replacement", "sign-flip-test", "fewest-pairs"], answers=["fewest-pairs"]
 )
-def test_unattempted_is_recognized(capsys, name, attempt):
-    assert not check(name, attempt)
-    assert capsys.readouterr().out == f"{name}: not attempted yet.\n"

@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import math
 
-import pytest
 import torch
+from exercise_attempts import right_attempts, unattempted, wrong_attempts
 from scipy import stats
 
-from finetune_reg.course.exercises import check
 from finetune_reg.methods.mixout import mixout
 
 
@@ -17,21 +16,17 @@ def seeds_needed(std, effect, quantile=stats.t.ppf):
     return n
 
 
-@pytest.mark.parametrize(
-    ("name", "attempt"),
+test_the_right_attempt_passes = right_attempts(
     [
         ("minimizer-under-mixout", lambda c, u, p: (1 - p) * c + p * u),
         ("mixout-by-lerp", lambda W, U, b, p: torch.lerp(U, W, b / (1 - p))),
         ("mixout-by-lerp", lambda W, U, b, p: mixout(W, U, b, p)),
         ("seeds-needed", seeds_needed),
-    ],
+    ]
 )
-def test_the_right_attempt_passes(name, attempt):
-    assert check(name, attempt)
 
 
-@pytest.mark.parametrize(
-    ("name", "attempt", "help"),
+test_wrong_attempts_are_helped = wrong_attempts(
     [
         ("minimizer-under-mixout", lambda c, u, p: c, "c minimizes the loss without mixout"),
         ("minimizer-under-mixout", lambda c, u, p: p * c + (1 - p) * u, "at p = 0.2 the expected loss still has"),
@@ -46,18 +41,6 @@ def test_the_right_attempt_passes(name, attempt):
             lambda std, effect: seeds_needed(std, effect, lambda q, n: stats.norm.ppf(q)),
             "half the interval is not below",
         ),
-    ],
+    ]
 )
-def test_wrong_attempts_are_helped(capsys, name, attempt, help):
-    assert not check(name, attempt)
-    assert help in capsys.readouterr().out
-
-
-def unattempted(*arguments):
-    raise NotImplementedError
-
-
-@pytest.mark.parametrize("name", ["minimizer-under-mixout", "mixout-by-lerp", "seeds-needed"])
-def test_unattempted_is_recognized(capsys, name):
-    assert not check(name, unattempted)
-    assert capsys.readouterr().out == f"{name}: not attempted yet.\n"
+test_stubs_are_not_attempted = unattempted(["minimizer-under-mixout", "mixout-by-lerp", "seeds-needed"])

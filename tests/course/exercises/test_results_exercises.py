@@ -3,9 +3,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pytest
+from exercise_attempts import right_attempts, unattempted, wrong_attempts
 
-from finetune_reg.course.exercises import check
 from finetune_reg.results.statistics import holm
 
 
@@ -33,13 +32,10 @@ def without_limit(p_values):
     return stepped[np.argsort(order)]
 
 
-@pytest.mark.parametrize(("name", "attempt"), [("verdict", verdict), ("holm", holm)])
-def test_the_right_attempt_passes(name, attempt):
-    assert check(name, attempt)
+test_the_right_attempt_passes = right_attempts([("verdict", verdict), ("holm", holm)])
 
 
-@pytest.mark.parametrize(
-    ("name", "attempt", "help"),
+test_wrong_attempts_are_helped = wrong_attempts(
     [
         ("verdict", below_six_as_well, "too few pairs for any test"),
         ("verdict", by_significance, "the whole interval lies below the smallest effect"),
@@ -47,18 +43,6 @@ def test_the_right_attempt_passes(name, attempt):
         ("holm", lambda p: sorted(holm(p)), "may not get a smaller correction"),
         ("holm", without_limit, "at most 1"),
         ("holm", lambda p: [0.05], "return 2 values"),
-    ],
+    ]
 )
-def test_wrong_attempts_are_helped(capsys, name, attempt, help):
-    assert not check(name, attempt)
-    assert help in capsys.readouterr().out
-
-
-def unattempted(*arguments):
-    raise NotImplementedError
-
-
-@pytest.mark.parametrize("name", ["verdict", "holm"])
-def test_unattempted_is_recognized(capsys, name):
-    assert not check(name, unattempted)
-    assert capsys.readouterr().out == f"{name}: not attempted yet.\n"
+test_stubs_are_not_attempted = unattempted(["verdict", "holm"])

@@ -3,10 +3,9 @@ from __future__ import annotations
 import math
 from functools import partial
 
-import pytest
 import torch
+from exercise_attempts import right_attempts, unattempted, wrong_attempts
 
-from finetune_reg.course.exercises import check
 from finetune_reg.course.exercises.simple_baselines import EXERCISES
 from finetune_reg.results.statistics import compare_paired
 
@@ -52,8 +51,7 @@ def by_optimizer(weight, anchor, gradient, m, v, update, learning_rate, task_wei
     return torch.lerp(parameter.data, anchor, learning_rate * (1 - task_weight) * strength), m, v
 
 
-@pytest.mark.parametrize(
-    ("name", "attempt"),
+test_the_right_attempt_passes = right_attempts(
     [
         ("half-life-of-the-pull", half_life),
         ("half-life-of-the-pull", lambda rate, strength: -1 / math.log2(1 - rate * strength)),
@@ -63,14 +61,11 @@ def by_optimizer(weight, anchor, gradient, m, v, update, learning_rate, task_wei
         ("recalling-step", by_optimizer),
         ("paired-report", report()),
         ("paired-report", report([*SCORES, 0.7], [*BASELINE, 0.7])),
-    ],
+    ]
 )
-def test_the_right_attempt_passes(name, attempt):
-    assert check(name, attempt)
 
 
-@pytest.mark.parametrize(
-    ("name", "attempt", "help"),
+test_wrong_attempts_are_helped = wrong_attempts(
     [
         ("half-life-of-the-pull", lambda rate, strength: 0.5 / (rate * strength), "the same number"),
         ("half-life-of-the-pull", lambda rate, strength: math.log(2) / (rate * strength), "of the distance is left"),
@@ -92,23 +87,6 @@ def test_the_right_attempt_passes(name, attempt):
         ("paired-report", report(SCORES[:2], BASELINE[:2]), "at least three seeds"),
         ("paired-report", report() | {"baseline": BASELINE[:2]}, "for each seed"),
         ("paired-report", {"scores": SCORES}, "the report lacks baseline"),
-    ],
+    ]
 )
-def test_wrong_attempts_are_helped(capsys, name, attempt, help):
-    assert not check(name, attempt)
-    assert help in capsys.readouterr().out
-
-
-def unattempted(*arguments):
-    raise NotImplementedError
-
-
-@pytest.mark.parametrize("name", [name for name in EXERCISES if name != "paired-report"])
-def test_an_unattempted_function_is_recognized(capsys, name):
-    assert not check(name, unattempted)
-    assert capsys.readouterr().out == f"{name}: not attempted yet.\n"
-
-
-def test_an_unattempted_report_is_recognized(capsys):
-    assert not check("paired-report", None)
-    assert capsys.readouterr().out == "paired-report: not attempted yet.\n"
+test_stubs_are_not_attempted = unattempted(EXERCISES, answers=["paired-report"])

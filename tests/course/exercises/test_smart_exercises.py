@@ -8,9 +8,9 @@ import math
 import pandas as pd
 import pytest
 import torch
+from exercise_attempts import right_attempts, unattempted, wrong_attempts
 from torch.nn import functional as F
 
-from finetune_reg.course.exercises import NotSolvedError, check
 from finetune_reg.course.exercises.smart import EXERCISES
 
 
@@ -80,32 +80,13 @@ WRONG = [
 ]
 
 
-def not_attempted(*arguments):
-    raise NotImplementedError
-
-
 def test_every_exercise_has_a_right_attempt():
     assert set(RIGHT) == set(EXERCISES)
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_the_right_attempt_passes(name, capsys):
-    assert check(name, RIGHT[name], strict=True)
-    assert capsys.readouterr().out == f"{name}: right.\n"
-
-
-@pytest.mark.parametrize(("name", "attempt", "help"), WRONG)
-def test_wrong_attempts_are_helped(name, attempt, help, capsys):
-    assert not check(name, attempt)
-    assert help in capsys.readouterr().out
-    with pytest.raises(NotSolvedError):
-        check(name, attempt, strict=True)
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_stubs_are_not_attempted(name, capsys):
-    assert not check(name, None if name == "smart-fast-teacher" else not_attempted)
-    assert "not attempted" in capsys.readouterr().out
+test_the_right_attempt_passes = right_attempts(RIGHT.items())
+test_wrong_attempts_are_helped = wrong_attempts(WRONG)
+test_stubs_are_not_attempted = unattempted(EXERCISES, answers=["smart-fast-teacher"])
 
 
 def test_the_worked_numbers_of_the_papers_are_those_of_the_right_attempts():

@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import math
 
-import pytest
 import torch
+from exercise_attempts import right_attempts, unattempted, wrong_attempts
 
 from finetune_reg.building_blocks.hypergradient import identity_hypergradient
-from finetune_reg.course.exercises import check
 from finetune_reg.course.exercises.weight_mixup import EXERCISES
 
 RATIOS = {"equation": 6e-4, "own masks": 3e-3, "identity": 4.0, "preconditioned": 1500.0}
@@ -72,22 +71,18 @@ def and_moves(loss, weights, alphas, vector):
     return product
 
 
-@pytest.mark.parametrize(
-    ("name", "attempt"),
+test_the_right_attempt_passes = right_attempts(
     [
         ("unrolled-hypergradient", unrolled),
         ("reach-of-alpha", lambda n_iterations, rate: rate * n_iterations / 2),
         ("mixed-derivative-product", twice),
         ("mixed-derivative-product", other_way),
         ("what-lifts-the-implicit-part", RATIOS),
-    ],
+    ]
 )
-def test_the_right_attempt_passes(name, attempt):
-    assert check(name, attempt)
 
 
-@pytest.mark.parametrize(
-    ("name", "attempt", "help"),
+test_wrong_attempts_are_helped = wrong_attempts(
     [
         ("unrolled-hypergradient", one_step, "one step only"),
         ("unrolled-hypergradient", lambda w, alpha, rate, n: alpha - 1, "after infinitely many steps"),
@@ -113,24 +108,7 @@ def test_the_right_attempt_passes(name, attempt):
         ("what-lifts-the-implicit-part", RATIOS | {"own masks": 6e-4}, "shared_masks=False"),
         ("what-lifts-the-implicit-part", RATIOS | {"identity": 6e-4}, "hypergradient='identity'"),
         ("what-lifts-the-implicit-part", RATIOS | {"preconditioned": 4.0}, "precondition=True"),
-    ],
+    ]
 )
-def test_wrong_attempts_are_helped(capsys, name, attempt, help):
-    assert not check(name, attempt)
-    assert help in capsys.readouterr().out
-
-
-def unattempted(*arguments):
-    raise NotImplementedError
-
-
-@pytest.mark.parametrize("name", EXERCISES)
-def test_none_is_not_attempted(capsys, name):
-    assert not check(name, None)
-    assert capsys.readouterr().out == f"{name}: not attempted yet.\n"
-
-
-@pytest.mark.parametrize("name", list(EXERCISES)[:3])
-def test_a_stub_is_not_attempted(capsys, name):
-    assert not check(name, unattempted)
-    assert capsys.readouterr().out == f"{name}: not attempted yet.\n"
+test_stubs_are_not_attempted = unattempted(EXERCISES, answers=["what-lifts-the-implicit-part"])
+test_none_is_not_attempted = unattempted(EXERCISES, answers=EXERCISES)
