@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import yaml
+from command_line import COMMAND
 
-COMMAND = Path(sys.executable).with_name("finetune-reg")
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 SAME_ON_EACH_ENGINE = (
     "settings",
@@ -35,12 +34,6 @@ def write_plan(path: Path, tiny_world: dict[str, str], grid: dict[str, list], **
     return path
 
 
-def sweep(*arguments: Any, **options: Any) -> subprocess.CompletedProcess:
-    """Run `finetune-reg sweep ...` to its end."""
-    options = {"env": ENVIRONMENT, "capture_output": True, "text": True} | options
-    return subprocess.run([str(COMMAND), "sweep", *map(str, arguments)], **options)
-
-
 def start_sweep(*arguments: Any, log: Path, **options: Any) -> subprocess.Popen:
     """Start `finetune-reg sweep ...` in a session of its own, its output in a file."""
     with log.open("a") as file:
@@ -49,8 +42,13 @@ def start_sweep(*arguments: Any, log: Path, **options: Any) -> subprocess.Popen:
         return subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, **options)
 
 
-def kernels_of(process: subprocess.Popen) -> list[psutil.Process]:
+def kernels_of(process: subprocess.Popen | psutil.Process) -> list[psutil.Process]:
     return _descendants(process, "ipykernel_launcher")
+
+
+def channels_of(kernel: psutil.Process) -> set[Path]:
+    """The named Unix sockets of a kernel."""
+    return {Path(socket.laddr) for socket in kernel.net_connections("unix") if "/kernel-ipc-" in socket.laddr}
 
 
 def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
@@ -65,6 +63,14 @@ def wait_for(condition: Callable[[], Any], seconds: float = 90) -> Any:
             return value
         time.sleep(0.05)
     raise AssertionError(f"nothing happened for {seconds} seconds")
+
+
+def survivors(processes: Iterable[psutil.Process], seconds: float = 15) -> list[psutil.Process]:
+    """Return the processes that have not ended after so many seconds."""
+    end = time.monotonic() + seconds
+    while (alive := [process for process in processes if _is_alive(process)]) and time.monotonic() < end:
+        time.sleep(0.05)
+    return alive
 
 
 def stored_records(output_dir: Path) -> dict[str, dict[str, Any]]:
@@ -87,16 +93,17 @@ def count_kernel_starts(folder: Path) -> tuple[dict[str, str], Callable[[], int]
     return ENVIRONMENT | {"IPYTHONDIR": str(folder / "ipython")}, lambda: len(log.read_text().splitlines())
 
 
-def _descendants(process: subprocess.Popen, mark: str) -> list[psutil.Process]:
-    found = []
+def _descendants(process: subprocess.Popen | psutil.Process, mark: str) -> list[psutil.Process]:
     try:
         children = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
-    for child in children:
-        try:
-            if any(mark in argument for argument in child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE:
-                found.append(child)
-        except psutil.NoSuchProcess:
-            continue
-    return found
+    return [child for child in children if _is_alive(child, mark)]
+
+
+def _is_alive(process: psutil.Process, mark: str = "") -> bool:
+    """Tell whether a process works and has the mark in its command line; a zombie has ended."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE and mark in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return False

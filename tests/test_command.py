@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from command_line import COMMAND, call
 
 from finetune_reg.methods import METHODS
-
-COMMAND = Path(sys.executable).parent / "finetune-reg"
-
-
-def call(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +28,13 @@ def test_mistakes_are_answered_in_one_sentence(arguments, sentence):
     assert sentence in finished.stderr
     assert "Traceback" not in finished.stderr
     assert len(finished.stderr.strip().splitlines()) == 1
+
+
+def test_the_installed_command_ends_as_main_does():
+    finished = subprocess.run([COMMAND, "methods", "mixot"], capture_output=True, text=True)
+    in_process = call("methods", "mixot")
+    assert (finished.returncode, finished.stdout, finished.stderr) == (2, "", in_process.stderr)
+    assert "did you mean 'mixout'" in finished.stderr
 
 
 def test_tasks_of_a_source_are_listed():

@@ -10,9 +10,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from sweep_plans import ENVIRONMENT, comparable, sweep, wait_for, write_plan
+from command_line import COMMAND, call
+from sweep_plans import ENVIRONMENT, comparable, wait_for, write_plan
 
 from finetune_reg.errors import InputError
+from finetune_reg.experiment.run import run
+from finetune_reg.sweep import read_plan
 from finetune_reg.sweep.availability import default_slots, visible_gpus
 from finetune_reg.sweep.engines import connect
 
@@ -26,6 +29,9 @@ echo "Submitted batch job $!"
 """
 
 
+pytestmark = pytest.mark.xdist_group("engines")
+
+
 @pytest.fixture(scope="module")
 def plan(tiny_world, tmp_path_factory):
     grid = {"task": ["rte", "stsb"], "method": [{"mixout": {"mix_probability": 0.5}}]}
@@ -33,16 +39,27 @@ def plan(tiny_world, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def local(plan, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("local")
-    finished = sweep("run", plan, "--output-dir", folder)
+def notebooks(plan):
+    return read_plan(plan)
+
+
+@pytest.fixture(scope="module")
+def expected(notebooks, tmp_path_factory):
+    """The records of the same runs made one after the other in this process."""
+    folder = tmp_path_factory.mktemp("expected")
+    for settings in [settings for notebook in notebooks for settings in notebook.settings]:
+        run(settings, folder)
+    return comparable(folder)
+
+
+def test_local_workers_give_the_same_records(plan, expected, tmp_path):
+    finished = call("sweep", "run", plan, "--output-dir", tmp_path, "--slots", 2)
     assert finished.returncode == 0, finished.stderr
-    records = comparable(folder)
-    assert len(records) == 4
-    return records
+    assert len(expected) == 4
+    assert comparable(tmp_path) == expected
 
 
-def test_two_workers_of_a_running_scheduler_give_the_same_records(plan, local, tmp_path):
+def test_two_workers_of_a_running_scheduler_give_the_same_records(plan, expected, tmp_path):
     file, log = tmp_path / "scheduler.json", (tmp_path / "log").open("w")
     options = {"env": ENVIRONMENT, "stdout": log, "stderr": log, "cwd": tmp_path}
     scheduler = [DASK, "scheduler", "--scheduler-file", file, "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
@@ -52,51 +69,67 @@ def test_two_workers_of_a_running_scheduler_give_the_same_records(plan, local, t
         for _ in range(2):
             worker = [DASK, "worker", "--scheduler-file", file, "--nthreads", "1", "--no-dashboard"]
             processes.append(subprocess.Popen(worker, **options))
-        finished = sweep("run", plan, "--output-dir", tmp_path / "out", "--engine", file)
+        finished = call("sweep", "run", plan, "--output-dir", tmp_path / "out", "--engine", file)
         assert finished.returncode == 0, finished.stderr
     finally:
         for process in reversed(processes):
             process.terminate()
             process.wait(timeout=30)
-    assert comparable(tmp_path / "out") == local
+    assert comparable(tmp_path / "out") == expected
 
 
-def test_slurm_jobs_give_the_same_records(plan, local, tmp_path):
+def test_slurm_jobs_give_the_same_records(plan, expected, tmp_path, monkeypatch):
     pytest.importorskip("dask_jobqueue", reason="needs the extra `slurm`")
     commands = tmp_path / "bin"
     commands.mkdir()
     for name, text in {"sbatch": FAKE_SBATCH, "scancel": '#!/usr/bin/env bash\nkill "$@" || true\n'}.items():
         (commands / name).write_text(text)
         (commands / name).chmod(0o755)
-    environment = ENVIRONMENT | {"PATH": f"{commands}:{os.environ['PATH']}"}
-    arguments = ("run", plan, "--output-dir", tmp_path / "out", "--engine", "slurm", "--slots", 1)
-    finished = sweep(*arguments, env=environment, cwd=tmp_path)
+    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    finished = call("sweep", "run", plan, "--output-dir", tmp_path / "out", "--engine", "slurm", "--slots", 1)
     assert finished.returncode == 0, finished.stderr
-    assert comparable(tmp_path / "out") == local
+    assert comparable(tmp_path / "out") == expected
 
 
-def test_a_job_array_gives_the_same_records_one_index_at_a_time(plan, local, tmp_path):
-    script, folder = tmp_path / "array.sh", tmp_path / "out with a space"
-    exported = sweep("export", plan, "--slurm-array", script, "--output-dir", folder, "--time-limit", 30)
+@pytest.fixture
+def job_array(plan, tmp_path):
+    """A job array's script, and the folder that its runs go to."""
+    script, folder = tmp_path / "array.sh", tmp_path / "it's out"
+    exported = call("sweep", "export", plan, "--slurm-array", script, "--output-dir", folder, "--time-limit", 30)
     assert exported.returncode == 0, exported.stderr
     assert "2 notebooks" in exported.stdout
+    return script, folder
+
+
+def at_index(script: Path, index: int) -> subprocess.CompletedProcess:
+    environment = {name: value for name, value in ENVIRONMENT.items() if name != "OMP_NUM_THREADS"}
+    environment |= {"SLURM_ARRAY_TASK_ID": str(index)}
+    return subprocess.run(["bash", script], env=environment, capture_output=True, text=True)
+
+
+def test_an_index_of_a_job_array_gives_the_records_of_its_notebook(job_array, notebooks, expected):
+    script, folder = job_array
+    finished = at_index(script, 1)
+    assert finished.returncode == 0, finished.stderr
+    assert comparable(folder) == {run_id: expected[run_id] for run_id in notebooks[1].run_ids}
+
+
+def test_each_index_of_a_job_array_calls_the_command_with_its_notebook(job_array, plan, notebooks):
+    script, folder = job_array
     text = script.read_text()
     assert "#SBATCH --array=0-1" in text
     assert "#SBATCH --time=35" in text
-    for index, recorded in ((1, 2), (0, 4)):
-        environment = {k: v for k, v in ENVIRONMENT.items() if k != "OMP_NUM_THREADS"}
-        environment |= {"SLURM_ARRAY_TASK_ID": str(index)}
-        finished = subprocess.run(["bash", script], env=environment, capture_output=True, text=True)
-        assert finished.returncode == 0, finished.stderr
-        assert len(comparable(folder)) == recorded
-    assert comparable(folder) == local
+    assert text.count(str(COMMAND)) == 1
+    script.write_text(text.replace(str(COMMAND), "printf '%s\\n'"))
+    for index, notebook in enumerate(notebooks):
+        words = ["sweep", "run-one", str(plan), notebook.stem, "--output-dir", str(folder), "--time-limit", "30"]
+        assert at_index(script, index).stdout.splitlines() == words
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
-def test_the_job_array_is_clean_shell(plan, tmp_path):
-    script = tmp_path / "array.sh"
-    assert sweep("export", plan, "--slurm-array", script, "--output-dir", tmp_path / "it's out").returncode == 0
-    checked = subprocess.run(["shellcheck", script], capture_output=True, text=True)
+def test_the_job_array_is_clean_shell(job_array):
+    checked = subprocess.run(["shellcheck", job_array[0]], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout
 
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from distributed import Security
 from distributed.core import rpc
-from sweep_plans import ENVIRONMENT, kernels_of, start_sweep, wait_for, workers_of, write_plan
+from sweep_plans import ENVIRONMENT, channels_of, kernels_of, start_sweep, wait_for, workers_of, write_plan
 
 from finetune_reg.errors import InputError
 from finetune_reg.sweep import NotebookRun, run_sweep
@@ -25,6 +25,7 @@ from finetune_reg.sweep.engines import connect
 
 FOREVER = {"epochs": 100_000, "evaluate_every": 100_000, "n_train": 24, "seeds": [0]}
 LOOPBACK = ("127.0.0.1", "::1")
+pytestmark = pytest.mark.xdist_group("listening")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def running(tiny_world, tmp_path_factory):
     plan = write_plan(folder / "plan.yaml", tiny_world, {"task": ["rte"]}, **FOREVER)
     process = start_sweep("run", plan, "--output-dir", folder / "out", "--slots", 1, log=folder / "log")
     try:
-        wait_for(lambda: [kernel for kernel in kernels_of(process) if len(_channels(kernel)) == 5], seconds=240)
+        wait_for(lambda: [kernel for kernel in kernels_of(process) if len(channels_of(kernel)) == 5], seconds=240)
         yield process
     finally:
         kernels = kernels_of(process)
@@ -60,11 +61,6 @@ def _listening(process: psutil.Process) -> list:
     return [s for s in sockets if s.status == psutil.CONN_LISTEN or s.type == socket.SOCK_DGRAM]
 
 
-def _channels(kernel: psutil.Process) -> set[Path]:
-    """The named Unix sockets of a kernel."""
-    return {Path(s.laddr) for s in kernel.net_connections("unix") if "kernel-ipc-" in s.laddr}
-
-
 def test_every_process_listens_on_loopback_alone(running, ports):
     heard_on = {s.laddr.ip for process in _tree(running) for s in _listening(process)}
     assert heard_on <= set(LOOPBACK)
@@ -75,7 +71,7 @@ def test_every_process_listens_on_loopback_alone(running, ports):
 @pytest.mark.skipif(os.name != "posix", reason="kernels use TCP on Windows")
 def test_the_sockets_of_a_kernel_lie_in_a_folder_of_their_user(running):
     for kernel in kernels_of(running):
-        for channel in _channels(kernel):
+        for channel in channels_of(kernel):
             assert not channel.parent.stat().st_mode & 0o077
 
 

@@ -10,15 +10,15 @@ from functools import cache
 
 import pandas as pd
 import pytest
+from command_line import COMMAND, call
 from recorded_runs import recorded_run
-from sweep_plans import COMMAND, ENVIRONMENT
-from typer.testing import CliRunner
+from sweep_plans import ENVIRONMENT
 
 from finetune_reg.building_blocks.dropout_sites import dropout_sites
-from finetune_reg.cli import app
 from finetune_reg.errors import InputError
 from finetune_reg.experiment.encoders import load_encoder
-from finetune_reg.experiment.records import read_records, write_record
+from finetune_reg.experiment.records import write_record
+from finetune_reg.experiment.run import run
 from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.hyperparameters.typed_parameters import load_yaml
 from finetune_reg.method import TrainingContext
@@ -198,15 +198,14 @@ def test_broken_protocols_are_refused_in_a_sentence(tmp_path, text, scale, sente
 
 def test_commands_want_a_scale_and_name_the_folder_after_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    refused = CliRunner().invoke(app, ["reproduce", "mixout-table1"])
-    assert "choose one with --scale" in str(refused.exception)
-    shown = CliRunner().invoke(app, ["sweep", "plan", "mixout-table1", "--scale", "paper"])
-    assert shown.exit_code == 0, shown.output
-    assert "960 runs in 48 notebooks, 0 done." in shown.output
-    exported = CliRunner().invoke(
-        app, ["sweep", "export", "mixout-table3", "--scale", "pocket", "--slurm-array", "job.sh"]
-    )
-    assert exported.exit_code == 0, exported.output
+    refused = call("reproduce", "mixout-table1")
+    assert refused.returncode == 2
+    assert "choose one with --scale" in refused.stderr
+    shown = call("sweep", "plan", "mixout-table1", "--scale", "paper")
+    assert shown.returncode == 0, shown.stderr
+    assert "960 runs in 48 notebooks, 0 done." in shown.stdout
+    exported = call("sweep", "export", "mixout-table3", "--scale", "pocket", "--slurm-array", "job.sh")
+    assert exported.returncode == 0, exported.stderr
     folder = tmp_path / "runs" / "mixout-table3-pocket"
     assert f"--output-dir {folder}" in (tmp_path / "job.sh").read_text()
     assert [protocol.title for protocol in stored_protocols(folder)] == ["mixout-table3-pocket"]
@@ -219,30 +218,35 @@ def test_a_job_array_finds_its_notebook_in_the_folder_without_the_scale(tmp_path
         "base: {n_train: 20, epochs: 1, evaluate_every: 1}\ngrid: {task: [entailment]}\nscales: {small: {}}\n",
     )
     folder = tmp_path / "out"
-    arguments = ["sweep", "export", str(plan), "--scale", "small", "--output-dir", str(folder)]
-    assert CliRunner().invoke(app, [*arguments, "--slurm-array", str(tmp_path / "job.sh")]).exit_code == 0
-    (notebook,) = [run.stem for run in read_plan(plan, "small")]
-    ended = CliRunner().invoke(app, ["sweep", "run-one", str(plan), notebook, "--output-dir", str(folder)])
-    assert ended.exit_code == 0, ended.output
-    assert [record.status for record in read_records(folder)] == ["ok"]
+    arguments = ("sweep", "export", plan, "--scale", "small", "--output-dir", folder)
+    assert call(*arguments, "--slurm-array", tmp_path / "job.sh").returncode == 0
+    (notebook,) = read_plan(plan, "small")
+    run(notebook.settings[0], folder)
+    ended = call("sweep", "run-one", plan, notebook.stem, "--output-dir", folder)
+    assert ended.returncode == 0, ended.stderr
 
 
-def test_without_data_reproduce_ends_in_a_sentence_before_any_kernel(tmp_path):
-    environment = {name: value for name, value in ENVIRONMENT.items() if name != "FINETUNE_REG_GLUE"}
-    command = [str(COMMAND), "reproduce", "mixout-table3", "--scale"]
-    for scale, sentence in (("real-small", "FINETUNE_REG_GLUE: set it to a folder"), ("paper", "nyu-mll/glue (rte")):
-        ended = subprocess.run(
-            [*command, scale],
-            env=environment | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")},
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-        )
-        assert ended.returncode == 2
-        assert ended.stderr.startswith("Error: ")
-        assert sentence in ended.stderr
-        assert len(ended.stderr.strip().splitlines()) == 1
-        assert not (tmp_path / "runs").exists()
+def ends_in_a_sentence(ended, sentence):
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("Error: ")
+    assert sentence in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+
+
+def test_without_a_folder_of_data_reproduce_ends_before_any_kernel(tmp_path, monkeypatch):
+    monkeypatch.delenv("FINETUNE_REG_GLUE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    ended = call("reproduce", "mixout-table3", "--scale", "real-small")
+    ends_in_a_sentence(ended, "FINETUNE_REG_GLUE: set it to a folder")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_without_the_hub_reproduce_ends_before_any_kernel(tmp_path):
+    command = [COMMAND, "reproduce", "mixout-table3", "--scale", "paper"]
+    nothing_stored = ENVIRONMENT | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+    ended = subprocess.run(command, env=nothing_stored, capture_output=True, text=True, cwd=tmp_path)
+    ends_in_a_sentence(ended, "nyu-mll/glue (rte")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_data_and_models_are_looked_for_once_and_what_is_missing_is_named(tiny_world, tmp_path):
