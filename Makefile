@@ -5,7 +5,11 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup reproduce test lint notebooks notebook-tests clean
+# Two processes at work to the end: what shares something costly stays together, what takes longest starts first.
+PYTEST := $(BIN)/python -m pytest -n 2 --no-loadscope-reorder --dist
+NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-kernel-startup-timeout=120
+
+.PHONY: setup reproduce test campaigns test-all lint notebooks clean
 
 setup: $(VENV)/.installed
 
@@ -23,18 +27,22 @@ $(VENV)/.encoder: $(VENV)/.installed
 reproduce: setup
 	$(BIN)/finetune-reg reproduce pocket --output-dir runs/pocket
 
+# What every change must pass: one of each kind of test, and the notebooks.
 test: lint $(VENV)/.encoder
-	$(BIN)/python -m pytest -n 2 --dist loadscope tests
-	$(MAKE) notebook-tests
+	$(PYTEST) loadgroup -m "not campaign" tests
+	$(PYTEST) loadscope $(NBVAL) notebooks --ignore=notebooks/solutions
+
+# The rest: many tests of one kind, and the solutions.
+campaigns: $(VENV)/.encoder
+	$(PYTEST) loadgroup -m campaign tests
+	$(PYTEST) loadscope $(NBVAL) notebooks/solutions
+
+test-all: test campaigns
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-
-notebook-tests: setup
-	$(BIN)/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
-		--nbval-kernel-startup-timeout=120 notebooks
 
 notebooks: setup
 	$(BIN)/python -m finetune_reg.course.notebook_execution

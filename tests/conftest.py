@@ -15,6 +15,7 @@ from tiny_world import write_model, write_tasks
 
 torch.set_num_threads(1)
 pytest.register_assert_rewrite("exercise_attempts")
+START_PROCESSES = ("sweep", "course")  # folders whose tests take longest: they come first
 
 
 @pytest.fixture(params=ENCODERS)
@@ -39,6 +40,7 @@ def pytest_collection_finish():
 
 
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.parent.name not in START_PROCESSES)
     glue = os.environ.get("FINETUNE_REG_GLUE")
     for item in items:
         if item.get_closest_marker("glue") and not glue:

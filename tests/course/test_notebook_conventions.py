@@ -1,4 +1,4 @@
-"""Conventions of the notebooks; that they run is tested by nbval (`make notebook-tests`)."""
+"""Conventions of the notebooks; that they run is tested by nbval (see the Makefile)."""
 
 from __future__ import annotations
 
