@@ -46,10 +46,10 @@ class Protocol:
 def read_protocol(path: Path | str, scale: str | None = None) -> Protocol:
     """Read a plan.
 
-    A plan has `base`, parameters of all runs; `grid`, lists of values that are combined; `by_task`, parameters of
-    single tasks: a value overrides `base`, a list replaces the one of the grid; and `exclude`, a list of partial
-    points of the grid that are left out. A method in the grid is a name, or a mapping of a name to its
-    hyperparameters; in `exclude`, a name stands for all its variants.
+    A plan has `base`, parameters of all runs; `grid`, lists of values that are combined, in the place of a value in
+    `base`; `by_task`, parameters of single tasks: a value overrides `base`, a list replaces the one of the grid; and
+    `exclude`, a list of partial points of the grid that are left out. A method in the grid is a name, or a mapping of a
+    name to its hyperparameters; in `exclude`, a name stands for all its variants.
 
     With `scales`, a mapping of names to these four, it is made at one scale at a time. The entries of a scale's `base`
     and `grid` override those of the plan one by one; its `by_task` and `exclude` stand in the place of the plan's.
@@ -69,7 +69,6 @@ def read_protocol(path: Path | str, scale: str | None = None) -> Protocol:
         raise InputError(f"{path} has no scales: leave out the scale {scale!r}.")
     points: dict[str | None, list[dict[str, Any]]]
     if scales is None:
-        _check_overlap(plan, path)
         points = {None: points_of(plan, path)}
     else:
         points = {name: points_of(_at_scale(plan, name, path), path) for name in _checked_scales(scales, path)}
@@ -151,18 +150,11 @@ def _checked_scales(scales: Any, path: Path | str) -> list[str]:
 
 def _at_scale(plan: Mapping[str, Any], scale: str, path: Path | str) -> dict[str, Any]:
     part = plan["scales"][scale]
-    for level in (plan, part):
-        _check_overlap(level, path)
     merged = {name: part.get(name, plan.get(name)) for name in ("by_task", "exclude")}
     for name in ("base", "grid"):
         common, own = mapping_of(plan, name, path), mapping_of(part, name, path)
         merged[name] = common | own
     return merged
-
-
-def _check_overlap(part: Mapping[str, Any], path: Path | str) -> None:
-    for name in mapping_of(part, "base", path).keys() & mapping_of(part, "grid", path).keys():
-        raise InputError(f"{path} has {name} in base and in grid, where base would be ignored: leave one out.")
 
 
 def _published(entries: Any, scales: list[list[Point]], path: Path | str) -> list[PublishedRows]:

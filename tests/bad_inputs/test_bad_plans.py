@@ -142,9 +142,6 @@ NO_PLAN = [
 ]
 
 IGNORED = [
-    ("base: {epochs: 3}\ngrid: {epochs: [5]}", "epochs in base and in grid"),
-    ("base: {task: entailment}\n" + GRID, "task in base and in grid"),
-    (GRID + "scales: {small: {base: {epochs: 3}, grid: {epochs: [5]}}}", "epochs in base and in grid"),
     (GRID + "by_task: {similarity: {task: [entailment]}}", "sets the task in by_task of similarity"),
     ("base: {task: similarity}\ngrid: {epochs: [1]}\nby_task: {similarity: {task: entailment}}", "sets the task"),
     (GRID + "by_task: {paraphrase: {epochs: 3}}", "There is no task in the grid to set parameters for 'paraphrase'"),
