@@ -9,6 +9,7 @@ from training_hosts import added_loss, context, largest_difference, train_in_loo
 
 from finetune_reg.errors import InputError
 from finetune_reg.experiment.pass_counting import PassCounter
+from finetune_reg.method import FineTuningMethod
 from finetune_reg.methods import (
     L2SP,
     R3F,
@@ -165,6 +166,23 @@ def test_members_that_were_set_up_are_undone_when_a_later_one_fails(dataset):
         train_in_loop(model, combination, dataset)
     assert [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)] == rates
     assert largest_difference(before, weights(model)) == 0.0
+
+
+def test_members_are_undone_in_reverse(dataset):
+    class Marks(FineTuningMethod):
+        def __init__(self, mark):
+            self.mark = mark
+
+        def setup(self, model, context):
+            self.found, model.mark = model.mark, self.mark
+
+        def finalize(self, model):
+            model.mark = self.found
+
+    model = tiny_encoder("bert")
+    model.mark = "as it was"
+    train_in_loop(model, Combination([Marks("first"), Marks("second")]), dataset)
+    assert model.mark == "as it was"
 
 
 @pytest.mark.parametrize(
