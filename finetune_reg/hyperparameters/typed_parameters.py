@@ -45,9 +45,10 @@ def check_value(name: str, value: Any, expected: Any, where: str) -> Any:
         raise InputError(f"{where} needs {name} to be {describe_type(expected)}, not {shortened(value)} ({kind}).")
     if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
         raise InputError(f"{where} needs {name} to be at most {LARGEST_INTEGER}, not {shortened(value)}.")
-    options = get_args(expected) or (expected,)
-    is_number = isinstance(value, int) and not isinstance(value, bool) and float in options and int not in options
-    return float(value) if is_number else value
+    if type(value) is not int:
+        return value
+    options = _parts(expected)[1] or (expected,)
+    return float(value) if float in options and int not in options else value
 
 
 def check_arguments(target: Callable, values: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -56,8 +57,7 @@ def check_arguments(target: Callable, values: Mapping[str, Any], where: str) -> 
     Raises:
         InputError: an unknown name, a missing argument or a value of the wrong type.
     """
-    parameters = inspect.signature(target).parameters
-    hints = _type_hints(target)
+    parameters, hints = _parameters(target), _type_hints(target)
     for name in values:
         if name not in parameters:
             raise unknown_name(f"parameter of {where}", name, parameters)
@@ -68,8 +68,18 @@ def check_arguments(target: Callable, values: Mapping[str, Any], where: str) -> 
 
 
 @cache
+def _parameters(target: Callable) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(target).parameters
+
+
+@cache
 def _type_hints(target: Callable) -> dict[str, Any]:
     return get_type_hints(target)
+
+
+@cache
+def _parts(expected: Any) -> tuple[Any, tuple[Any, ...]]:
+    return get_origin(expected), get_args(expected)
 
 
 class _Refused(Exception):
@@ -177,9 +187,9 @@ def load_yaml(path: Path | str) -> Any:
 
 
 def _matches(value: Any, expected: Any) -> bool:
-    origin, arguments = get_origin(expected), get_args(expected)
-    if expected is Any:
+    if expected is Any or type(value) is expected:
         return True
+    origin, arguments = _parts(expected)
     if origin in (Union, types.UnionType):
         return any(_matches(value, option) for option in arguments)
     if origin is Literal:
