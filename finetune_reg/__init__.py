@@ -5,21 +5,16 @@ The names of `__init__.pyi` are loaded when first used, so that `import finetune
 
 from __future__ import annotations
 
-import ast
 from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
+
+from finetune_reg.paths import public_names
 
 __version__ = version("finetune_reg")
 
-_HOME = {
-    public.name: statement.module
-    for statement in ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
-    if isinstance(statement, ast.ImportFrom)
-    for public in statement.names
-}
 
+_HOME = public_names(__file__)
 __all__ = sorted(_HOME)
 
 

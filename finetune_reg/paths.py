@@ -1,7 +1,8 @@
-"""Where the package finds its data and notebooks: the repository, or the copies inside an installed wheel."""
+"""Where the package finds its data, notebooks and names: the repository, or the copies inside an installed wheel."""
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -22,3 +23,22 @@ def output_folder(name: str | Path) -> Path:
     """
     base = ROOT if ROOT == _CHECKOUT else Path.cwd()
     return base / Path(name).expanduser()
+
+
+def existing_folder(name: str | Path) -> Path | None:
+    """Return a folder by its path, `~` expanded; None if there is none, or none can have such a name."""
+    try:
+        folder = Path(name).expanduser()
+        return folder if str(name) and folder.is_dir() else None
+    except (OSError, ValueError, RuntimeError):  # too long; with a null character; of an unknown user
+        return None
+
+
+def public_names(init: str) -> dict[str, str]:
+    """Return the module of each name that the `.pyi` beside an `__init__.py` imports."""
+    return {
+        public.name: statement.module
+        for statement in ast.parse(Path(init).with_suffix(".pyi").read_text(encoding="utf-8")).body
+        if isinstance(statement, ast.ImportFrom) and statement.module
+        for public in statement.names
+    }

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from finetune_reg.errors import InputError, unknown_name
-from finetune_reg.experiment.settings import SEEDS, SETTING_TYPES, RunSettings
+from finetune_reg.experiment.settings import SEEDS, SETTING_TYPES, RunSettings, check_device
 from finetune_reg.hyperparameters.typed_parameters import check_value
 
 TEMPLATE_PARAMETERS: dict[str, Any] = {
@@ -37,6 +37,7 @@ def settings_from(namespace: Mapping[str, Any]) -> list[RunSettings]:
         if name not in TEMPLATE_PARAMETERS:
             raise unknown_name("notebook parameter", name, TEMPLATE_PARAMETERS)
         check_value(name, value, TEMPLATE_PARAMETERS[name], "The notebook")
+    check_device(given.get("device", "auto"))
     seeds = given.get("seeds", [0])
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"The notebook needs seeds to be different integers, at least one, not {seeds}.")

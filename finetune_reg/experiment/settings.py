@@ -1,18 +1,29 @@
-"""The settings of a run: everything that decides its outcome, and the hash that identifies it."""
+"""The settings of a run: everything that decides its outcome, and the hash that identifies it.
+
+PyTorch is imported when settings are first built, not before: a sweep's workers read records without it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
-from finetune_reg.errors import InputError
-from finetune_reg.hyperparameters.typed_parameters import check_value
-from finetune_reg.methods import build_method
-from finetune_reg.tasks import get_task, label_map
-from finetune_reg.tasks.loading import Split
-from finetune_reg.training_loop import Precision
+from finetune_reg.errors import InputError, shortened
+from finetune_reg.hyperparameters.ranges import (
+    Count,
+    Interval,
+    NonNegative,
+    Positive,
+    Precision,
+    Probability,
+    Seed,
+    check_fields,
+)
+from finetune_reg.tasks.task_table import FOLDS, Split, get_task
 
 SEEDS = ("seed_init", "seed_order", "seed_noise")
 
@@ -30,9 +41,9 @@ class RunSettings:
         epochs: passes over the training rows.
         batch_size: rows per update.
         learning_rate: peak of the linear schedule.
-        warmup_fraction: share of the updates in which the learning rate rises, in [0, 1].
+        warmup_fraction: share of the updates in which the learning rate rises, in [0, 1]; see `warmup_updates`.
         weight_decay: decoupled decay of AdamW on weight matrices.
-        max_grad_norm: global norm to which gradients are clipped.
+        max_grad_norm: global norm to which gradients are clipped, finite.
         bias_correction: of Adam; without it as in BertAdam.
         precision: of the forward pass: `"bfloat16"` is mixed precision, the weights stay in float32.
         max_length: tokens at which inputs are cut.
@@ -43,7 +54,8 @@ class RunSettings:
         seed_subset: of the choice of training rows.
 
     Raises:
-        InputError: an unknown name, a value of the wrong type or out of range.
+        InputError: an unknown name, a value of the wrong type or out of range, a number that is not finite, or a
+            stratified subset of scores, of all rows, or in fewer rows than folds.
     """
 
     task: str = "entailment"
@@ -51,41 +63,49 @@ class RunSettings:
     model_name: str = "pocket"
     method: str = "vanilla"
     method_hyperparameters: dict[str, Any] = field(default_factory=dict)
-    n_train: int | None = 200
+    n_train: Count | None = 200
     stratified: bool = False
     split: Split = "official"
-    held_out_fold: int | None = None
-    epochs: int = 10
-    batch_size: int = 16
-    learning_rate: float = 3e-4
-    warmup_fraction: float = 0.1
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
+    held_out_fold: Annotated[int, Interval(f"[0, {FOLDS - 1}]")] | None = None
+    epochs: Count = 10
+    batch_size: Count = 16
+    learning_rate: Positive = 3e-4
+    warmup_fraction: Probability = 0.1
+    weight_decay: NonNegative = 0.01
+    max_grad_norm: Positive = 1.0
     bias_correction: bool = True
     precision: Precision = "float32"
-    max_length: int = 128
-    evaluate_every: int = 1
+    max_length: Count = 128
+    evaluate_every: Count = 1
     evaluate_on: list[str] = field(default_factory=list)
     pretrained: bool = True
-    seed_init: int = 0
-    seed_order: int = 0
-    seed_noise: int = 0
-    seed_subset: int = 0
+    seed_init: Seed = 0
+    seed_order: Seed = 0
+    seed_noise: Seed = 0
+    seed_subset: Seed = 0
 
     def __post_init__(self) -> None:
-        for setting in fields(self):
-            value = check_value(setting.name, getattr(self, setting.name), SETTING_TYPES[setting.name], "A run")
-            object.__setattr__(self, setting.name, value)
+        from finetune_reg.methods import build_method
+        from finetune_reg.tasks.metrics import label_map
+
+        check_fields(self, "A run")
+        task = get_task(self.task)
         for target in self.evaluate_on:
-            label_map(get_task(self.task), get_task(target))
-        get_task(self.task)
+            label_map(task, get_task(target))
+        if self.stratified and task.is_regression:
+            raise InputError(f"{self.task} has scores, not classes: leave stratified out.")
+        if self.stratified and self.n_train is None:
+            raise InputError("A stratified subset needs n_train, the rows to draw: give it, or leave stratified out.")
+        if self.held_out_fold is not None and self.n_train is not None and self.n_train < FOLDS:
+            raise InputError(f"{self.n_train} training rows cannot be cut into {FOLDS} folds: raise n_train.")
         built = build_method(self.method, **self.method_hyperparameters)
         object.__setattr__(self, "method_hyperparameters", built.hyperparameters)
-        for name in ("epochs", "batch_size", "max_length", "evaluate_every", "learning_rate", "max_grad_norm"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"A run needs {name} above 0, not {getattr(self, name)}.")
-        if not 0.0 <= self.warmup_fraction <= 1.0:
-            raise InputError(f"A run needs warmup_fraction between 0 and 1, not {self.warmup_fraction}.")
+        try:
+            json.dumps(built.hyperparameters, allow_nan=False)
+        except ValueError:
+            raise InputError(
+                f"A run needs finite numbers, which its record can hold, not {shortened(built.hyperparameters)}."
+            ) from None
 
     def with_seed(self, seed: int) -> RunSettings:
         """Return the settings with this seed for initialization, order and noise; the subset stays."""
@@ -94,11 +114,27 @@ class RunSettings:
 
     @property
     def run_id(self) -> str:
-        """Hash (SHA-256, 12 hex digits) of the settings that differ from their defaults."""
-        chosen = {
-            name: value for name, value in asdict(self).items() if value != SETTING_DEFAULTS[name] or name == "method"
-        }
-        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
+        """See `settings_id`."""
+        return settings_id(asdict(self))
+
+
+def settings_id(settings: Mapping[str, Any]) -> str:
+    """Hash (SHA-256, 12 hex digits) the settings that differ from their defaults, and the method.
+
+    A setting that is younger than a record, and so missing in it, has its default: the hash is the same.
+    """
+    chosen = {name: value for name, value in settings.items() if value != SETTING_DEFAULTS[name] or name == "method"}
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def check_device(device: str) -> None:
+    """Check the name of a device, without asking whether it is there.
+
+    Raises:
+        InputError: neither `"auto"`, `"cpu"`, `"cuda"` nor a numbered GPU, `"cuda:1"`.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", device):
+        raise InputError(f"There is no device {shortened(device)}: use 'auto', 'cpu', 'cuda' or a GPU like 'cuda:1'.")
 
 
 SETTING_TYPES: dict[str, Any] = get_type_hints(RunSettings)

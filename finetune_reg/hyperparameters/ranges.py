@@ -1,4 +1,5 @@
-"""Ranges of hyperparameters, declared in their types: checked at construction, printed by `finetune-reg methods`.
+"""Ranges of hyperparameters and settings, declared in their types: checked at construction, printed by
+`finetune-reg methods`.
 
 @dataclass
 class Mixout(FineTuningMethod):
@@ -11,9 +12,9 @@ import math
 import re
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from finetune_reg.errors import InputError
+from finetune_reg.errors import InputError, shortened
 from finetune_reg.hyperparameters.typed_parameters import check_value, describe_type
 
 
@@ -37,6 +38,8 @@ NonNegative = Annotated[float, Interval("[0, inf)")]
 Positive = Annotated[float, Interval("(0, inf)")]
 Count = Annotated[int, Interval("[1, inf)")]
 CountOrZero = Annotated[int, Interval("[0, inf)")]
+Seed = Annotated[int, Interval(f"[0, {2**32 - 1}]")]  # what every generator takes: of Python, NumPy and PyTorch
+Precision = Literal["float32", "bfloat16"]  # of forward passes
 
 
 def check_hyperparameters(method: object) -> None:
@@ -45,14 +48,27 @@ def check_hyperparameters(method: object) -> None:
     Raises:
         InputError: a value of the wrong type or outside its range; the sentence names what is allowed.
     """
-    method_type: type = type(method)
-    name = method_type.__name__
-    for field_name, declared in _declared_types(method_type).items():
-        value = check_value(field_name, getattr(method, field_name), _without_range(declared), name)
-        interval = _interval(declared)
-        if interval is not None and value is not None and value not in interval:
-            raise InputError(f"{name} needs {field_name} in {interval.notation}, not {value}.")
-        setattr(method, field_name, value)
+    check_fields(method, type(method).__name__)
+
+
+def check_fields(instance: Any, where: str) -> None:
+    """Check the fields of a dataclass, frozen or not, as `check_hyperparameters` does; `where` begins the sentence."""
+    declaring: type = type(instance)
+    for name, declared in _declared_types(declaring).items():
+        object.__setattr__(instance, name, check_in_range(name, getattr(instance, name), declared, where))
+
+
+def check_in_range(name: str, value: Any, declared: Any, where: str) -> Any:
+    """Return `value` if it has the declared type and lies in its range; see `check_value`.
+
+    Raises:
+        InputError: it does not.
+    """
+    value = check_value(name, value, _without_range(declared), where)
+    interval = _interval(declared)
+    if interval is not None and value is not None and value not in interval:
+        raise InputError(f"{where} needs {name} in {interval.notation}, not {shortened(value)}.")
+    return value
 
 
 def describe_ranges(method_type: type) -> dict[str, str]:

@@ -1,28 +1,26 @@
 """Tasks: what they are, their rows, their scores.
 
 task_table.py  every task: columns, labels, metrics
+row_files.py   JSONL and Parquet files -> rows; what is damaged is named
 loading.py     rows from pocket, a folder or the hub; frozen subsets
 batching.py    rows -> tokens -> padded batches
 metrics.py     scores, those of constant answers among them
+
+The names of `__init__.pyi` are loaded when first used, so that the table of tasks is read without PyTorch.
 """
 
-from finetune_reg.tasks.batching import encode, evaluation_loader, training_loader
-from finetune_reg.tasks.loading import TaskData, load_split, load_task
-from finetune_reg.tasks.metrics import evaluate_predictions, evaluate_transfer, label_map, majority_score
-from finetune_reg.tasks.task_table import TASKS, Task, get_task
+from __future__ import annotations
 
-__all__ = [
-    "TASKS",
-    "Task",
-    "TaskData",
-    "encode",
-    "evaluate_predictions",
-    "evaluate_transfer",
-    "evaluation_loader",
-    "get_task",
-    "label_map",
-    "load_split",
-    "load_task",
-    "majority_score",
-    "training_loader",
-]
+from importlib import import_module
+from typing import Any
+
+from finetune_reg.paths import public_names
+
+_HOME = public_names(__file__)
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

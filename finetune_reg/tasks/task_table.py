@@ -8,6 +8,8 @@ from typing import Literal
 from finetune_reg.errors import unknown_name
 
 MetricName = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
+Split = Literal["official", "pooled"]
+FOLDS = 5  # of the training rows, one held out to choose hyperparameters on
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,13 @@
+from finetune_reg.tasks.batching import encode as encode
+from finetune_reg.tasks.batching import evaluation_loader as evaluation_loader
+from finetune_reg.tasks.batching import training_loader as training_loader
+from finetune_reg.tasks.loading import TaskData as TaskData
+from finetune_reg.tasks.loading import load_split as load_split
+from finetune_reg.tasks.loading import load_task as load_task
+from finetune_reg.tasks.metrics import evaluate_predictions as evaluate_predictions
+from finetune_reg.tasks.metrics import evaluate_transfer as evaluate_transfer
+from finetune_reg.tasks.metrics import label_map as label_map
+from finetune_reg.tasks.metrics import majority_score as majority_score
+from finetune_reg.tasks.task_table import TASKS as TASKS
+from finetune_reg.tasks.task_table import Task as Task
+from finetune_reg.tasks.task_table import get_task as get_task
