@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +16,10 @@ from torch.nn.utils import clip_grad_norm_
 from finetune_reg.building_blocks.bias_correction import skip_bias_correction
 from finetune_reg.building_blocks.pretrained_model import device_of
 from finetune_reg.errors import InputError, TrainingDivergedError
+from finetune_reg.hyperparameters.ranges import Precision
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 Batch = dict[str, torch.Tensor]
-Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass
@@ -44,7 +44,8 @@ def train(
 ) -> list[float]:
     """Fine-tune `model` in place for `context.n_updates` updates.
 
-    The learning rate rises linearly over the first `warmup_fraction` of the updates and falls linearly to 0.
+    The learning rate rises linearly over the first `warmup_fraction` of the updates, see `warmup_updates`, and falls
+    linearly to 0.
     Noise (dropout, masks) is seeded after `setup`, so what a method draws there does not shift it.
 
     Args:
@@ -74,7 +75,7 @@ def train(
         optimizer = method.create_optimizer(model, context)
         if not context.bias_correction:
             skip_bias_correction(optimizer)
-        n_warmup = math.ceil(warmup_fraction * context.n_updates)
+        n_warmup = warmup_updates(warmup_fraction, context.n_updates)
         scheduler = get_linear_schedule_with_warmup(optimizer, n_warmup, context.n_updates)
         epoch = 0
         while len(losses) < context.n_updates:
@@ -108,6 +109,14 @@ def train(
     finally:
         method.finalize(model)
     return losses
+
+
+def warmup_updates(fraction: float, n_updates: int) -> int:
+    """Return in how many of the updates the learning rate rises: a fraction, rounded up, but never all of them.
+
+    The first of them has the rate 0, so that a run of one update would train nothing.
+    """
+    return min(math.ceil(fraction * n_updates), max(n_updates - 1, 0))
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ from finetune_reg.errors import InputError
 from finetune_reg.experiment.environment import describe_environment
 from finetune_reg.experiment.pass_counting import PassCounter
 from finetune_reg.methods import Vanilla
-from finetune_reg.training_loop import TrainingDivergedError, predict, train
+from finetune_reg.training_loop import TrainingDivergedError, predict, train, warmup_updates
 
 
 class SecondPass(Vanilla):
@@ -140,3 +140,11 @@ def test_bfloat16_predictions_are_float32_arrays_near_the_exact_ones(dataset):
 def test_the_environment_names_the_precision():
     for precision in ("float32", "bfloat16"):
         assert describe_environment(torch.device("cpu"), precision)["dtype"] == precision
+
+
+@pytest.mark.parametrize(
+    ("fraction", "n_updates", "expected"),
+    [(0.1, 1, 0), (1.0, 1, 0), (0.0, 5, 0), (0.1, 45, 5), (0.1, 2, 1), (1.0, 5, 4)],
+)
+def test_warm_up_never_takes_all_updates(fraction, n_updates, expected):
+    assert warmup_updates(fraction, n_updates) == expected
