@@ -14,12 +14,16 @@ class InputError(ValueError):
     """Something given to the package cannot be used. The message is meant for people."""
 
 
-class TrainingDivergedError(RuntimeError):
-    """The loss is no longer a finite number."""
+class MissingInputError(InputError):
+    """Rows or a model that are not where they were said to be; what is there, but damaged, is an `InputError`."""
 
-    def __init__(self, update: int, loss: float) -> None:
-        super().__init__(f"The loss is {loss} at update {update}: lower the learning rate.")
-        self.update, self.loss = update, loss
+
+class TrainingDivergedError(RuntimeError):
+    """The loss, or what training left behind, is no longer a finite number."""
+
+    def __init__(self, update: int, value: float, what: str = "The loss") -> None:
+        super().__init__(f"{what} is {value} at update {update}: lower the learning rate.")
+        self.update, self.value = update, value
 
 
 def unknown_name(kind: str, name: Any, known: Iterable[str]) -> InputError:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from finetune_reg.tasks.loading import Row
+from finetune_reg.errors import InputError
+from finetune_reg.tasks.row_files import Row
 from finetune_reg.tasks.task_table import Task
 
 if TYPE_CHECKING:
@@ -19,10 +20,37 @@ Example = dict[str, Any]
 BUCKET = 8  # batches that are sorted by length together
 
 
-def encode(task: Task, rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Example]:
-    """Tokenize rows to unpadded examples of at most `max_length` tokens, with `labels`."""
+def encode(
+    task: Task,
+    rows: list[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    n_positions: int | None = None,
+) -> list[Example]:
+    """Tokenize rows to unpadded examples of at most `max_length` tokens, with `labels`.
+
+    Args:
+        n_positions: most tokens that the model can read; None is no limit.
+
+    Raises:
+        InputError: `max_length` leaves no room for text beside the special tokens, or so much that a row is longer
+            than the model can read.
+    """
+    smallest = tokenizer.num_special_tokens_to_add(pair=len(task.text_columns) == 2) + 1
+    if max_length < smallest:
+        largest = "" if n_positions is None else f" to {n_positions}"
+        raise InputError(
+            f"max_length {max_length} has no room for text beside the {smallest - 1} special tokens of {task.name}: "
+            f"choose from {smallest}{largest}."
+        )
     texts = [[row[column] for row in rows] for column in task.text_columns]
     encoding = tokenizer(*texts, truncation=True, max_length=max_length)
+    longest = max(map(len, encoding["input_ids"]))
+    if n_positions is not None and longest > n_positions:
+        raise InputError(
+            f"max_length {max_length} lets a row of {task.name} have {longest} tokens, but the model can read "
+            f"{n_positions}: choose from {smallest} to {n_positions}."
+        )
     label = float if task.is_regression else int
     return [
         {**{name: encoding[name][i] for name in encoding}, "labels": label(row["label"])} for i, row in enumerate(rows)

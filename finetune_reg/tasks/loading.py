@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import random
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from finetune_reg.errors import InputError
+from finetune_reg.errors import InputError, MissingInputError, shortened
+from finetune_reg.hyperparameters.ranges import Seed, check_in_range
+from finetune_reg.paths import existing_folder
 from finetune_reg.pocket.tasks import generate_task
-from finetune_reg.tasks.task_table import TASKS, Task, get_task
+from finetune_reg.tasks.row_files import Row, read_rows
+from finetune_reg.tasks.task_table import FOLDS, TASKS, Split, Task, get_task
 
-Row = dict[str, Any]
-Split = Literal["official", "pooled"]
-FOLDS = 5
 POOLED_PARTS = 5  # one of them is the test set, rounded up
 ENVIRONMENT_VARIABLE = "FINETUNE_REG_GLUE"
 
@@ -31,8 +33,10 @@ class TaskData:
         train: the chosen training rows, in the order of the subset.
         validation: the rows to evaluate on: the split that papers report, never used to choose anything; or the last
             fifth of the pooled rows; or a held-out fold of the training rows, which is there to choose with.
-        row_ids: positions of the training rows in the full training split (in the pooled rows for `"pooled"`).
+        row_ids: positions of the training rows in the file of the training split, from 0, rows without a gold label
+            counted, blank lines not; with `"pooled"`, in that file and the one of the validation split after it.
         content_hash: SHA-256 (16 hex digits) over text and label of the training rows.
+        validation_hash: the same of the rows to evaluate on.
     """
 
     task: Task
@@ -40,6 +44,19 @@ class TaskData:
     validation: list[Row]
     row_ids: list[int]
     content_hash: str
+    validation_hash: str
+
+
+@dataclass(frozen=True)
+class SplitRows:
+    """The labelled rows of a split: `positions` in its file, which holds `n_rows`, unlabelled ones included."""
+
+    rows: list[Row]
+    positions: list[int]
+    n_rows: int
+
+
+ReadSplit = Callable[[Task, str, str], SplitRows]
 
 
 def load_task(
@@ -51,6 +68,7 @@ def load_task(
     stratified: bool = False,
     split: Split = "official",
     held_out_fold: int | None = None,
+    read_split: ReadSplit | None = None,
 ) -> TaskData:
     """Load a task and a frozen subset of its training rows.
 
@@ -60,28 +78,35 @@ def load_task(
             path of a folder that holds `NAME/SPLIT.jsonl` or `.parquet`.
         n_train: rows to draw without replacement, in the same way for every run with this `subset_seed`; None
             takes all.
-        stratified: the subset has the class proportions of the whole.
+        subset_seed: 0 to 2^32 - 1.
+        stratified: the subset has the class proportions of the whole, and at least one row of each class.
         split: `"official"`; `"pooled"` shuffles training and validation rows together by `subset_seed` and tests on
             the last fifth, as guided dropout does, so that scores are not comparable with the usual ones.
         held_out_fold: 0 to 4 trains on four fifths of the chosen rows and evaluates on this one. For choosing
             hyperparameters: the development set is not even read.
+        read_split: reads the rows of a split in the place of `read_labelled_rows`, for example from a cache.
 
     Raises:
         InputError: unknown task or source, missing folder, split or column, a label out of range, an empty split,
-            fewer training rows than asked for, a stratified subset of scores, or an unreachable hub.
+            fewer training rows than asked for, a stratified subset of scores or without a class, or an unreachable
+            hub.
     """
-    task = get_task(name)
+    check_in_range("subset_seed", subset_seed, Seed, "load_task")
+    task, read_split = get_task(name), read_split or read_labelled_rows
     where = f"{name} ({source})"
-    train = load_split(task, "train", source)
+    training = read_split(task, "train", source)
+    train, positions = training.rows, training.positions
     ids = list(range(len(train)))
     validation: list[Row] = []
     if split == "pooled":
-        train = train + load_split(task, task.validation_split, source)
+        evaluation = read_split(task, task.validation_split, source)
+        train = train + evaluation.rows
+        positions = positions + [training.n_rows + position for position in evaluation.positions]
         ids = random.Random(subset_seed).sample(range(len(train)), len(train))
         n_test = -(-len(train) // POOLED_PARTS)
         ids, validation = ids[:-n_test], [train[i] for i in ids[-n_test:]]
     elif held_out_fold is None:
-        validation = load_split(task, task.validation_split, source)
+        validation = read_split(task, task.validation_split, source).rows
     if stratified:
         ids = _stratified_subset(task, train, ids, n_train, subset_seed, where)
     else:
@@ -90,7 +115,8 @@ def load_task(
         kept, held_out = _fold(ids, held_out_fold, subset_seed, where)
         ids, validation = kept, [train[i] for i in held_out]
     chosen = [train[i] for i in ids]
-    return TaskData(task, chosen, validation, ids, rows_hash(task, chosen))
+    hashes = rows_hash(task, chosen), rows_hash(task, validation)
+    return TaskData(task, chosen, validation, [positions[i] for i in ids], *hashes)
 
 
 def load_split(task: Task, split: str, source: str) -> list[Row]:
@@ -99,6 +125,11 @@ def load_split(task: Task, split: str, source: str) -> list[Row]:
     Raises:
         InputError: as `load_task`.
     """
+    return read_labelled_rows(task, split, source).rows
+
+
+def read_labelled_rows(task: Task, split: str, source: str) -> SplitRows:
+    """Load one split as `load_split` does, and where its rows stand."""
     if task.embedded != (source == "pocket"):
         embedded = ", ".join(t.name for t in TASKS.values() if t.embedded)
         others = ", ".join(t.name for t in TASKS.values() if not t.embedded)
@@ -110,7 +141,7 @@ def load_split(task: Task, split: str, source: str) -> list[Row]:
         rows, where = _rows_from_hub(task, split), f"{task.name} {split} on the hub"
     else:
         path = _local_file(task, split, source)
-        rows, where = _rows_from_file(path), str(path)
+        rows, where = read_rows(path), str(path)
     return _checked(task, rows, where)
 
 
@@ -132,13 +163,26 @@ def _stratified_subset(
 ) -> list[int]:
     if task.is_regression:
         raise InputError(f"{where} has scores, not classes: leave stratified out.")
-    n_classes = len({rows[i]["label"] for i in ids})
+    rows_of = Counter(rows[i]["label"] for i in ids)
+    n_classes = task.n_outputs
     if n_train is None or not n_classes <= n_train <= len(ids) - n_classes:
         largest = len(ids) - n_classes
         raise InputError(f"A stratified subset of {where} needs n_train from {n_classes} to {largest}, not {n_train}.")
+    rarest = min(range(n_classes), key=rows_of.__getitem__)
+    if rows_of[rarest] < 2:
+        raise InputError(
+            f"{where} has {rows_of[rarest]} rows of the class {task.label_names[rarest]}, where a stratified subset "
+            "needs two: leave stratified out."
+        )
     from sklearn.model_selection import train_test_split
 
     subset, _ = train_test_split(ids, train_size=n_train, stratify=[rows[i]["label"] for i in ids], random_state=seed)
+    if absent := set(range(n_classes)) - {rows[i]["label"] for i in subset}:
+        raise InputError(
+            f"A stratified subset of {n_train} of the {len(ids)} rows of {where} has none of the {rows_of[rarest]} of "
+            f"the class {task.label_names[min(absent, key=rows_of.__getitem__)]}: raise n_train to "
+            f"{-(-len(ids) // rows_of[rarest])}."
+        )
     return subset
 
 
@@ -167,65 +211,54 @@ def _pocket_splits(name: str) -> dict[str, list[Row]]:
 def _local_file(task: Task, split: str, source: str) -> Path:
     if source == "local":
         if not os.environ.get(ENVIRONMENT_VARIABLE):
-            raise InputError(
+            raise MissingInputError(
                 f"Source 'local' needs the environment variable {ENVIRONMENT_VARIABLE}: set it to a folder that "
                 f"holds {task.name}/train.jsonl."
             )
         source = os.environ[ENVIRONMENT_VARIABLE]
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
-        raise InputError(f"There is no folder {folder}: give 'pocket', 'local', 'hub' or a folder with task folders.")
+    folder = existing_folder(source)
+    if folder is None:
+        raise MissingInputError(
+            f"There is no folder {shortened(source)}: give 'pocket', 'local', 'hub' or a folder with task folders."
+        )
     candidates = [folder / name / f"{split}{suffix}" for name in task.folders for suffix in (".jsonl", ".parquet")]
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:
         wanted = " or ".join(str(path.relative_to(folder)) for path in candidates)
-        raise InputError(f"{folder} lacks {wanted}: task {task.name!r} needs its {split} split.")
+        raise MissingInputError(f"{folder} lacks {wanted}: task {task.name!r} needs its {split} split.")
     return found
-
-
-def _rows_from_file(path: Path) -> list[Row]:
-    if path.suffix == ".parquet":
-        import pandas as pd
-
-        found = pd.read_parquet(path).to_dict("records")
-        return [{str(column): value for column, value in row.items()} for row in found]
-    rows = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                raise InputError(f"{path} line {number} is not a JSON object: is the file complete?") from None
-    return rows
 
 
 def _rows_from_hub(task: Task, split: str) -> list[Row]:
     if task.hub is None:
-        raise InputError(f"No hub data set is known for {task.name!r}: load it from a local folder.")
+        raise MissingInputError(f"No hub data set is known for {task.name!r}: load it from a local folder.")
     import datasets
 
     path, configuration = task.hub
     try:
         return datasets.load_dataset(path, configuration, split=split).to_list()
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         cause = " ".join(str(error).split())[:200]
-        raise InputError(
+        raise MissingInputError(
             f"Cannot load {path} ({task.name}, {split}) from the hub: {cause}. Check the network and HF_HUB_OFFLINE, "
             f"or set {ENVIRONMENT_VARIABLE} to a local folder and use source 'local'."
         ) from error
 
 
-def _checked(task: Task, rows: list[Row], where: str) -> list[Row]:
+def _checked(task: Task, rows: list[Row], where: str) -> SplitRows:
     if not rows:
         raise InputError(f"{where} has no rows.")
-    checked = []
+    checked, positions = [], []
     for number, row in enumerate(rows):
+        at = f"{where}, row {number}"
         for column in (*task.text_columns, "label"):
-            if row.get(column) is None:
+            if column not in row:
                 raise InputError(
-                    f"{where}, row {number}: no column {column!r} (it has {', '.join(row)}); "
+                    f"{at}: no column {column!r} (it has {', '.join(map(str, row))}); "
                     f"task {task.name!r} needs {', '.join(task.text_columns)} and label."
                 )
+        for column in task.text_columns:
+            _check_text(row[column], column, at)
         label = row["label"]
         if label in task.label_names:
             row = row | {"label": (label := task.label_names.index(label))}
@@ -234,14 +267,30 @@ def _checked(task: Task, rows: list[Row], where: str) -> list[Row]:
         if not _is_label(task, label):
             classes = ", ".join(f"{i} {label_name}" for i, label_name in enumerate(task.label_names))
             allowed = f"one of {classes}" if classes else "a number from {} to {}".format(*task.label_range)
-            raise InputError(f"{where}, row {number}: label {label!r} is not {allowed}.")
+            raise InputError(f"{at}: label {shortened(label)} is not {allowed}.")
         checked.append(row)
+        positions.append(number)
     if not checked:
         raise InputError(f"{where} has no row with a gold label: hidden test labels cannot be used.")
-    return checked
+    return SplitRows(checked, positions, len(rows))
+
+
+def _check_text(text: Any, column: str, at: str) -> None:
+    if text is None or (isinstance(text, float) and math.isnan(text)):
+        raise InputError(f"{at}: {column} is missing. Fill it in, or leave the row out.")
+    if not isinstance(text, str):
+        raise InputError(f"{at}: {column} is not text but {shortened(text)} ({type(text).__name__}).")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{at}: {column} holds half of a character (a lone surrogate, {shortened(text)}): repair the text."
+        ) from None
 
 
 def _is_label(task: Task, label: Any) -> bool:
+    if isinstance(label, bool):
+        return False
     if task.is_regression:
         return isinstance(label, int | float) and task.label_range[0] <= label <= task.label_range[1]
     return isinstance(label, int) and 0 <= label < task.n_outputs

@@ -59,6 +59,18 @@ def test_rows_without_a_gold_label_are_dropped(tmp_path):
     assert len(load_task("rte", str(folder)).train) == 8
 
 
+@pytest.mark.parametrize("split", ["official", "pooled"])
+def test_row_ids_are_positions_in_the_files_unlabelled_rows_counted(tmp_path, split):
+    rows = [{"sentence1": f"s{i}", "sentence2": "b", "label": -1 if i in (0, 3) else i % 2} for i in range(10)]
+    (tmp_path / "rte").mkdir()
+    for name in ("train", "validation"):
+        lines = [json.dumps(row | {"sentence2": name}) + "\n" for row in rows]
+        (tmp_path / "rte" / f"{name}.jsonl").write_text("\n".join(lines))
+    data = load_task("rte", str(tmp_path), 6, split=split)
+    files = [row | {"sentence2": name} for name in ("train", "validation") for row in rows]
+    assert [files[i] for i in data.row_ids] == data.train
+
+
 def test_label_names_stand_for_their_numbers(tmp_path):
     rows = [{"premise": "a", "hypothesis": "b", "label": name} for name in ("neutral", "entails", "neutral")]
     (tmp_path / "scitail").mkdir()
