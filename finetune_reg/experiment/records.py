@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from dataclasses import asdict, dataclass, field
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from copy import deepcopy
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+from uuid import uuid4
 
-from finetune_reg.errors import InputError
+from finetune_reg.errors import InputError, shortened, unknown_name
+from finetune_reg.experiment.settings import SETTING_DEFAULTS, settings_id
+from finetune_reg.hyperparameters.typed_parameters import check_value
 
 SCHEMA_VERSION = 1
 Status = Literal["ok", "diverged", "failed", "killed", "timeout"]
 FINISHED: tuple[Status, ...] = ("ok", "diverged")
+OUTCOME = ("status", "score", "history", "transfer", "weights_hash")
+HASH_OF_NOTHING = "e3b0c44298fc1c14"  # recorded by old versions where no weight of the checkpoint fitted the model
 
 
 @dataclass
@@ -23,14 +32,18 @@ class RunRecord:
     Attributes:
         run_id: hash of the settings.
         settings: every setting, all seeds included.
-        status: `ok`; `diverged`, a loss was not finite; `failed`, an error; `killed`, `timeout`, ended from outside.
+        status: `ok`; `diverged`, a loss, logit or weight was not finite; `failed`, an error; `killed`, `timeout`, ended
+            from outside.
         metric, score, best_score: primary metric, its value after the last epoch and its largest value at any
             evaluation. The development set chose nothing but `best_score`, so report `score`.
         below_majority: the last score is not above the best constant prediction, `majority_score`.
         history: per evaluation the epoch, update, mean training loss since the one before, and all metrics.
         transfer: per task of `evaluate_on` all its metrics after the last epoch.
         distance_from_pretrained: Euclidean norm of the change of all backbone weights.
-        subset: row ids and content hash of the training rows.
+        subset: row ids and content hash of the training rows, and the hash of the rows evaluated on.
+        weights_hash: of the weights that came from the checkpoint.
+        head: whether the task head was `kept` from the checkpoint or, in whole or in part, `drawn` from `seed_init`;
+            None in records that are older than this entry, as in those of runs that did not come so far.
         forward_passes, backward_passes: of the model in training, counted; evaluation is left out.
         wall_seconds: of training and evaluation, loading left out.
         peak_memory_mb: of the device; on the CPU the largest resident size of the process.
@@ -50,6 +63,7 @@ class RunRecord:
     distance_from_pretrained: float | None = None
     subset: dict[str, Any] = field(default_factory=dict)
     weights_hash: str | None = None
+    head: Literal["kept", "drawn"] | None = None
     n_parameters: int | None = None
     n_updates: int | None = None
     forward_passes: int | None = None
@@ -67,40 +81,113 @@ def record_path(output_dir: Path | str, run_id: str) -> Path:
     return Path(output_dir) / "records" / f"{run_id}.json"
 
 
-def read_record(path: Path) -> RunRecord:
-    """Read one record.
+def checked_record(values: Mapping[str, Any]) -> RunRecord:
+    """Build a record from its fields; settings that are younger than it get their defaults.
 
     Raises:
-        InputError: the file is not a record of this schema.
+        InputError: a field or setting that is missing, unknown or of the wrong type, another schema, a run id that is
+            not the hash of the settings, a score without a finished run or the reverse, or the hash of no weights.
+    """
+    types = _record_types()
+    for name in values:
+        if name not in types:
+            raise unknown_name("field of a run record", name, types)
+    if missing := [entry.name for entry in fields(RunRecord) if entry.name not in values and not _has_default(entry)]:
+        raise InputError(f"A run record needs {', '.join(missing)}.")
+    if (version := values.get("schema_version", SCHEMA_VERSION)) != SCHEMA_VERSION:
+        raise InputError(f"It has schema {shortened(version)}: read it with the version that wrote it.")
+    plain = _plain_types()
+    checked = {
+        name: value if type(value) in plain[name] else check_value(name, value, types[name], "A run record")
+        for name, value in values.items()
+    }
+    record = RunRecord(**checked)
+    for name in record.settings:
+        if name not in SETTING_DEFAULTS:
+            raise unknown_name("setting", name, SETTING_DEFAULTS)
+    record.settings = {
+        name: record.settings[name] if name in record.settings else deepcopy(default)
+        for name, default in SETTING_DEFAULTS.items()
+    }
+    if record.run_id != (expected := settings_id(record.settings)):
+        raise InputError(f"Its run id {shortened(record.run_id)} is not that of its settings, {expected}.")
+    if (record.status == "ok") != (record.score is not None):
+        raise InputError(f"Its status is {record.status} and its score {record.score}.")
+    if record.weights_hash == HASH_OF_NOTHING:
+        raise InputError("No weight of its checkpoint fitted its model, so that it began with random ones.")
+    return record
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read one record; see `checked_record`.
+
+    Raises:
+        InputError: the file cannot be read, is not a record of this schema, or bears the id of another run.
     """
     try:
-        return RunRecord(**json.loads(path.read_text()))
-    except (json.JSONDecodeError, TypeError):
+        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        if not isinstance(values, dict):
+            raise InputError(f"It is a {type(values).__name__}, not a JSON object.")
+        record = checked_record(values)
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror}. Move it away and run again.") from error
+    except (ValueError, RecursionError) as error:
+        cause = str(error) if isinstance(error, InputError) else "It is not a complete JSON object."
         raise InputError(
-            f"{path} is not a run record of schema {SCHEMA_VERSION}: move it away and run again."
+            f"{path} is not a run record of schema {SCHEMA_VERSION}: {cause} Move it away and run again."
         ) from None
+    if re.fullmatch("[0-9a-f]{12}", path.stem) and path.stem != record.run_id:
+        raise InputError(f"{path} holds the run {record.run_id}, not that of its name: move it away and run again.")
+    return record
+
+
+def stored_record(output_dir: Path | str, run_id: str) -> RunRecord | None:
+    """Return the record of a run, None if there is none.
+
+    Raises:
+        InputError: as `read_record`.
+    """
+    path = record_path(output_dir, run_id)
+    try:
+        is_there = path.exists() or path.is_symlink()
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror}. Choose another folder.") from error
+    if not is_there:
+        return None
+    try:
+        return read_record(path)
+    except InputError:
+        if os.path.lexists(path):
+            raise
+        return None  # a sweep has just removed it, to make the run again
 
 
 def write_record(record: RunRecord, output_dir: Path | str) -> Path:
     """Write a record so that readers see all of it or nothing.
 
     Raises:
-        InputError: a finished record of this run exists already, or the folder cannot be written.
+        InputError: a finished record of this run exists already, the record is none (see `checked_record`) or holds a
+            number that is not finite, or the folder cannot be written.
     """
+    checked_record(vars(record))
     path = record_path(output_dir, record.run_id)
-    if path.exists() and read_record(path).status in FINISHED:
+    existing = stored_record(output_dir, record.run_id)
+    if existing is not None and existing.status in FINISHED:
         raise InputError(f"{path} holds a finished run, which is never overwritten: use another output folder.")
-    temporary = None
+    try:
+        text = json.dumps(asdict(record), indent=1, allow_nan=False)
+    except ValueError:
+        raise InputError(f"The record of run {record.run_id} holds a number that is not finite.") from None
+    temporary = path.with_name(f".{record.run_id}-{uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
-            json.dump(asdict(record), file, indent=1)
+        with temporary.open("x", encoding="utf-8") as file:
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if temporary is not None:
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise InputError(
             f"Cannot write {path}: {error.strerror}. Free or choose another folder and run again."
@@ -109,14 +196,53 @@ def write_record(record: RunRecord, output_dir: Path | str) -> Path:
 
 
 def read_records(output_dir: Path | str) -> list[RunRecord]:
-    """Read all records below a folder, sorted by run id.
+    """Read all records below a folder, sorted by run id. Copies of a record, and repetitions of a run, count once.
 
     Raises:
-        InputError: there is no record.
+        InputError: there is no record, a file is none, or two files hold different results of one run.
     """
-    paths = sorted(Path(output_dir).glob("**/records/*.json"), key=lambda path: path.name)
-    if not paths:
+    found: dict[str, tuple[Path, RunRecord]] = {}
+    paths = Path(output_dir).glob("**/records/*.json")
+    for path in sorted(paths, key=lambda path: (len(path.parts), len(path.name), path)):  # originals before copies
+        try:
+            record = read_record(path)
+        except InputError:
+            if not os.path.lexists(path):  # a sweep has just removed it, to make the run again
+                continue
+            raise
+        other, known = found.setdefault(record.run_id, (path, record))
+        if outcome_of(known) != outcome_of(record):
+            raise InputError(f"{other} and {path} hold different results of the run {record.run_id}: keep one of them.")
+    if not found:
         raise InputError(
             f"{output_dir} holds no run records: run `finetune-reg run` or a sweep with this folder first."
         )
-    return [read_record(path) for path in paths]
+    return [record for _, (_, record) in sorted(found.items())]
+
+
+def outcome_of(record: RunRecord) -> tuple[Any, ...]:
+    """Return what two records of one run agree in: its result, not when and where it was made."""
+    return (*(getattr(record, name) for name in OUTCOME), record.subset.get("content_hash"))
+
+
+@cache
+def _record_types() -> dict[str, Any]:
+    return get_type_hints(RunRecord)
+
+
+@cache
+def _plain_types() -> dict[str, set[type]]:
+    """Return the types in each field that need no further look: thousands of records are to be read quickly."""
+    plain: dict[str, set[type]] = {}
+    for name, declared in _record_types().items():
+        kinds = {get_origin(option) or option for option in get_args(declared) or (declared,)}
+        plain[name] = set() if get_origin(declared) is list else kinds
+    return plain
+
+
+def _has_default(entry: Field[Any]) -> bool:
+    return entry.default is not MISSING or entry.default_factory is not MISSING
+
+
+def _refuse_constant(name: str) -> None:
+    raise InputError(f"It holds {name}, which is no number of JSON.")
