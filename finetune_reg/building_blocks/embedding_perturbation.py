@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.module_surgery import refuse_loose_attention
 from finetune_reg.building_blocks.pretrained_model import token_embeddings
 from finetune_reg.errors import InputError
 
@@ -28,6 +29,16 @@ def refuse_half_precision(model: nn.Module, method: str) -> None:
             f"{method} needs weights in float32, where small perturbations survive, not {dtype}: "
             "load the model in float32 and use autocast (bf16=True)."
         )
+
+
+def refuse_unfit_embeddings(model: nn.Module, method: str) -> None:
+    """Refuse a model whose word embeddings cannot be perturbed: too coarse, or of another layout.
+
+    Raises:
+        InputError: as `refuse_half_precision` and `refuse_loose_attention`.
+    """
+    refuse_half_precision(model, method)
+    refuse_loose_attention(model, method)
 
 
 @torch.no_grad()

@@ -32,8 +32,10 @@ def replace_linears(
         The names of the replaced layers, in the model's order.
 
     Raises:
-        InputError: nothing was selected, or a selected layer was already replaced by another method.
+        InputError: nothing was selected, a selected layer was already replaced by another method, or the attention has
+            weights outside of layers.
     """
+    refuse_loose_attention(model, method)
     replacements: dict[int, nn.Linear] = {}
     names = []
     for parent_name, parent in list(model.named_modules()):
@@ -57,6 +59,27 @@ def replace_linears(
             "from nn.Linear, and only before another method has replaced the layers."
         )
     return names
+
+
+def refuse_loose_attention(model: nn.Module, user: str) -> None:
+    """Refuse a model whose attention keeps matrices outside of layers, as XLNet's does: a method would pass them over.
+
+    XLNet also has its word embeddings the other way round, (length, batch, width).
+
+    Args:
+        user: who cannot use the model; begins the sentence.
+
+    Raises:
+        InputError: it is such a model.
+    """
+    for name, module in model.named_modules():
+        if "attention" not in type(module).__name__.lower() or isinstance(module, nn.Linear):
+            continue
+        if loose := [key for key, weight in module.named_parameters(recurse=False) if weight.ndim > 1]:
+            raise InputError(
+                f"{user} cannot use {type(model).__name__}, whose attention keeps weights outside of layers "
+                f"({name}.{loose[0]}): choose an encoder such as BERT, RoBERTa or DeBERTa."
+            )
 
 
 def share_parameters(replacement: nn.Linear, linear: nn.Linear) -> None:

@@ -42,7 +42,7 @@ from torch import nn
 from finetune_reg.building_blocks.embedding_perturbation import (
     input_embeddings,
     perturbed_embeddings,
-    refuse_half_precision,
+    refuse_unfit_embeddings,
     token_mask,
 )
 from finetune_reg.building_blocks.precomputed_gradient import GradientSum
@@ -130,7 +130,7 @@ class FreeLB(FineTuningMethod):
         """Perturb the main passes from now on, and watch them, if their masks are shared."""
         if self.n_passes == 1 and self.initial_magnitude == 0:
             return
-        refuse_half_precision(model, "FreeLB")
+        refuse_unfit_embeddings(model, "FreeLB")
         if self.n_passes > 1 and self.dropout == "shared":
             self._replay = RandomReplay(model, self._undo)
         # Drawn first: a replay, of this or another method, must begin after the start has been drawn.

@@ -37,7 +37,7 @@ from torch import nn
 from finetune_reg.building_blocks.embedding_perturbation import (
     input_embeddings,
     perturbed_embeddings,
-    refuse_half_precision,
+    refuse_unfit_embeddings,
 )
 from finetune_reg.building_blocks.output_divergence import is_regression, output_divergence
 from finetune_reg.building_blocks.random_replay import RandomReplay, extra_pass
@@ -97,7 +97,7 @@ class R3F(FineTuningMethod):
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
         """Watch the main passes, if their masks are shared."""
         if self.strength > 0:
-            refuse_half_precision(model, "R3F")
+            refuse_unfit_embeddings(model, "R3F")
             is_regression(model)
             if self.dropout == "shared":
                 self._replay = RandomReplay(model, self._undo)

@@ -49,7 +49,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from finetune_reg.building_blocks.embedding_perturbation import (
     input_embeddings,
     perturbed_embeddings,
-    refuse_half_precision,
+    refuse_unfit_embeddings,
     token_mask,
 )
 from finetune_reg.building_blocks.module_surgery import in_mode
@@ -162,7 +162,7 @@ class SMART(FineTuningMethod):
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
         """Copy the weights, pretrained backbone and fresh head, as the teacher; watch the main passes."""
         if self.smoothness_strength > 0 or self.proximal_strength > 0:
-            refuse_half_precision(model, "SMART")
+            refuse_unfit_embeddings(model, "SMART")
             is_regression(model)
         if self.smoothness_strength > 0 and self.dropout == "shared":
             self._replay = RandomReplay(model, self._undo)

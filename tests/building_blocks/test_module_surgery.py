@@ -6,8 +6,10 @@ from contextlib import ExitStack
 
 import pytest
 import torch
-from tiny_encoders import tiny_encoder
+from method_settings import METHOD_SETTINGS
+from tiny_encoders import tiny_dataset, tiny_encoder
 from torch import nn
+from training_hosts import train_in_loop
 from transformers import (
     AlbertConfig,
     AutoModelForSequenceClassification,
@@ -15,6 +17,7 @@ from transformers import (
     BertForMaskedLM,
     GPT2Config,
     ModernBertConfig,
+    XLNetConfig,
 )
 
 from finetune_reg.building_blocks.module_surgery import replace_linears, set_dropout
@@ -105,3 +108,13 @@ def test_weight_decay_spares_vectors_and_frozen_parameters_are_left_out():
 def test_a_bare_backbone_is_refused():
     with pytest.raises(InputError, match="load it with AutoModelForSequenceClassification"):
         Mixout(0.5).setup(tiny_encoder("bert").bert, None)
+
+
+@pytest.mark.parametrize("name", ["mixout", "dps_mix", "smart", "r3f", "freelb", "attention_guided_weight_mixup"])
+def test_a_model_whose_attention_is_no_layers_is_refused_by_name(name):
+    config = XLNetConfig(vocab_size=50, d_model=16, n_layer=2, n_head=2, d_inner=32)
+    model = AutoModelForSequenceClassification.from_config(config)
+    method = METHOD_SETTINGS[name].active()
+    with pytest.raises(InputError, match=r"cannot use XLNet\w+, whose attention keeps weights outside of layers"):
+        train_in_loop(model, method, tiny_dataset())
+    assert all(type(module) is nn.Linear for module in model.modules() if isinstance(module, nn.Linear))
