@@ -5,6 +5,8 @@ run.py                  one run: fine-tune, evaluate, record
 records.py              what a record holds; JSON files, written atomically
 encoders.py             a pretrained model by its name
 encoder_assembly.py     one that the package registry holds in parts
+checkpoints.py          whether a checkpoint, its tokenizer and its head fit the model and the task
+inputs.py               whether rows and weights are still those of a finished run
 environment.py          versions, commit, device, memory
 pass_counting.py        forward and backward passes, counted
 notebook_parameters.py  the parameters of the template notebook, checked
