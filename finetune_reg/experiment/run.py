@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -11,12 +12,13 @@ import numpy as np
 import torch
 
 from finetune_reg.building_blocks.parameter_groups import named_backbone_parameters
-from finetune_reg.errors import InputError
-from finetune_reg.experiment.encoders import load_encoder
+from finetune_reg.errors import InputError, TrainingDivergedError
+from finetune_reg.experiment.encoders import Encoder, load_encoder
 from finetune_reg.experiment.environment import describe_environment, peak_memory_mb
+from finetune_reg.experiment.inputs import check_inputs
 from finetune_reg.experiment.pass_counting import PassCounter
-from finetune_reg.experiment.records import FINISHED, RunRecord, read_record, record_path, write_record
-from finetune_reg.experiment.settings import RunSettings
+from finetune_reg.experiment.records import FINISHED, RunRecord, read_record, record_path, stored_record, write_record
+from finetune_reg.experiment.settings import RunSettings, check_device
 from finetune_reg.method import TrainingContext
 from finetune_reg.methods import build_method
 from finetune_reg.tasks import (
@@ -30,24 +32,26 @@ from finetune_reg.tasks import (
     majority_score,
     training_loader,
 )
-from finetune_reg.training_loop import TrainingDivergedError, predict, train
+from finetune_reg.training_loop import Predictions, predict, train
 
 
 def run(settings: RunSettings, output_dir: Path | str, device: str = "auto") -> RunRecord:
     """Fine-tune and evaluate as the settings say; write a record to `output_dir/records`.
 
-    A run that is finished already, or that another process finishes meanwhile, is read, not redone. A loss that is not
-    finite ends the run as `diverged`.
+    A run that is finished already, or that another process finishes meanwhile, is read, not redone. A loss, logit or
+    weight that is not finite ends the run as `diverged`.
 
     Args:
-        device: `"auto"` takes a GPU if there is one; or `"cpu"`, `"cuda"`.
+        device: `"auto"` takes a GPU if there is one; or `"cpu"`, `"cuda"`, `"cuda:1"`.
 
     Raises:
-        InputError: the task, data or model cannot be used; recorded as `failed`, like any other error.
+        InputError: the device, task, data or model cannot be used, or the rows or weights are no longer those that the
+            finished run was made of. Recorded as `failed`, like any other error, unless a record is there already.
     """
-    path = record_path(output_dir, settings.run_id)
-    if _is_finished(path):
-        return read_record(path)
+    resolved = _resolve_device(device)
+    if (finished := _finished_record(output_dir, settings)) is not None:
+        check_inputs([finished], output_dir)
+        return finished
     record = RunRecord(
         run_id=settings.run_id,
         settings=asdict(settings),
@@ -55,19 +59,20 @@ def run(settings: RunSettings, output_dir: Path | str, device: str = "auto") -> 
         metric=get_task(settings.task).metrics[0],
     )
     try:
-        _fill(record, settings, _resolve_device(device))
+        _fill(record, settings, resolved)
     except Exception as error:
         record.error = f"{type(error).__name__}: {error}"
         raise
     finally:
         record.finished_at = datetime.now(UTC).isoformat(timespec="seconds")
-        if (record.error or record.status in FINISHED) and not _is_finished(path):
+        if (record.error or record.status in FINISHED) and _finished_record(output_dir, settings) is None:
             write_record(record, output_dir)
-    return read_record(path)
+    return read_record(record_path(output_dir, settings.run_id))
 
 
-def _is_finished(path: Path) -> bool:
-    return path.exists() and read_record(path).status in FINISHED
+def _finished_record(output_dir: Path | str, settings: RunSettings) -> RunRecord | None:
+    record = stored_record(output_dir, settings.run_id)
+    return record if record is not None and record.status in FINISHED else None
 
 
 def _fill(record: RunRecord, settings: RunSettings, device: torch.device) -> None:
@@ -82,15 +87,20 @@ def _fill(record: RunRecord, settings: RunSettings, device: torch.device) -> Non
         split=settings.split,
         held_out_fold=settings.held_out_fold,
     )
-    record.subset = {"row_ids": data.row_ids, "content_hash": data.content_hash}
+    record.subset = {
+        "row_ids": data.row_ids,
+        "content_hash": data.content_hash,
+        "validation_hash": data.validation_hash,
+    }
     encoder = load_encoder(settings.model_name, data.task, settings.seed_init, settings.pretrained)
-    model, tokenizer, record.weights_hash = encoder.model, encoder.tokenizer, encoder.weights_hash
+    model, tokenizer = encoder.model, encoder.tokenizer
     model.to(device)  # type: ignore[arg-type]  # transformers hides the signature behind a decorator
+    record.weights_hash, record.head = encoder.weights_hash, encoder.head
     record.n_parameters = sum(parameter.numel() for parameter in model.parameters())
     initial = {name: parameter.detach().clone() for name, parameter in named_backbone_parameters(model)}
 
-    examples = encode(data.task, data.train, tokenizer, settings.max_length)
-    held_out = encode(data.task, data.validation, tokenizer, settings.max_length)
+    examples = encode(data.task, data.train, tokenizer, settings.max_length, encoder.n_positions)
+    held_out = encode(data.task, data.validation, tokenizer, settings.max_length, encoder.n_positions)
     training = training_loader(examples, tokenizer, settings.batch_size, settings.seed_order)
     evaluation = evaluation_loader(held_out, tokenizer)
     record.majority_score = majority_score(data.task, np.array([example["labels"] for example in held_out]))
@@ -109,14 +119,14 @@ def _fill(record: RunRecord, settings: RunSettings, device: torch.device) -> Non
     def evaluate(epoch: int, losses: list[float]) -> None:
         if epoch % settings.evaluate_every and epoch != settings.epochs:
             return
-        predictions = predict(model, evaluation, settings.precision)
+        predictions = _finite(predict(model, evaluation, settings.precision), len(losses))
         seen = record.history[-1]["update"] if record.history else 0
         entry = {"epoch": epoch, "update": len(losses), "train_loss": float(np.mean(losses[seen:]))}
         record.history.append(entry | evaluate_predictions(data.task, predictions.logits, predictions.labels))
 
     start = time.perf_counter()
-    with PassCounter(model) as passes:
-        try:
+    try:
+        with PassCounter(model) as passes:
             train(
                 model,
                 build_method(settings.method, **settings.method_hyperparameters),
@@ -127,29 +137,56 @@ def _fill(record: RunRecord, settings: RunSettings, device: torch.device) -> Non
                 precision=settings.precision,
                 after_epoch=evaluate,
             )
-            record.status = "ok"
-        except TrainingDivergedError as error:
-            record.status, record.error = "diverged", str(error)
-    record.wall_seconds = round(time.perf_counter() - start, 3)
-    record.forward_passes, record.backward_passes = passes.forward, passes.backward
-    record.peak_memory_mb = peak_memory_mb(device)
-    if record.status == "ok":
+        record.wall_seconds = round(time.perf_counter() - start, 3)
+        transfer = _evaluate_elsewhere(settings, encoder, record.n_updates)
+        moved = (p.detach() - initial[name] for name, p in named_backbone_parameters(model))
+        distance = float(sum(change.square().sum() for change in moved) ** 0.5)
+        _check_weights(model, distance, record.n_updates)
+    except TrainingDivergedError as error:
+        record.status, record.error = "diverged", str(error)
+        record.wall_seconds = round(time.perf_counter() - start, 3)
+    else:
+        record.status, record.transfer, record.distance_from_pretrained = "ok", transfer, distance
         record.score = record.history[-1][record.metric]
         record.best_score = max(entry[record.metric] for entry in record.history)
-        for name in settings.evaluate_on:
-            target = get_task(name)
-            rows = load_split(target, target.validation_split, settings.source)
-            loader = evaluation_loader(encode(target, rows, tokenizer, settings.max_length), tokenizer)
-            predictions = predict(model, loader, settings.precision)
-            record.transfer[name] = evaluate_transfer(data.task, target, predictions.logits, predictions.labels)
-        moved = (p.detach() - initial[name] for name, p in named_backbone_parameters(model))
-        record.distance_from_pretrained = float(sum(change.square().sum() for change in moved) ** 0.5)
+    record.forward_passes, record.backward_passes = passes.forward, passes.backward
+    record.peak_memory_mb = peak_memory_mb(device)
     record.below_majority = record.score is None or record.score <= record.majority_score
 
 
+def _evaluate_elsewhere(settings: RunSettings, encoder: Encoder, n_updates: int) -> dict[str, dict[str, float | bool]]:
+    scores = {}
+    for name in settings.evaluate_on:
+        target = get_task(name)
+        rows = load_split(target, target.validation_split, settings.source)
+        examples = encode(target, rows, encoder.tokenizer, settings.max_length, encoder.n_positions)
+        loader = evaluation_loader(examples, encoder.tokenizer)
+        predictions = _finite(predict(encoder.model, loader, settings.precision), n_updates)
+        scores[name] = evaluate_transfer(get_task(settings.task), target, predictions.logits, predictions.labels)
+    return scores
+
+
+def _finite(predictions: Predictions, update: int) -> Predictions:
+    wrong = predictions.logits[~np.isfinite(predictions.logits)]
+    if wrong.size:
+        raise TrainingDivergedError(update, float(wrong[0]), "A logit")
+    return predictions
+
+
+def _check_weights(model: torch.nn.Module, distance: float, update: int) -> None:
+    """Refuse weights, or a distance from their start, that are not finite."""
+    for name, weight in model.state_dict().items():
+        if not (finite := torch.isfinite(weight)).all():
+            raise TrainingDivergedError(update, weight[~finite][0].item(), f"A weight of {name}")
+    if not math.isfinite(distance):
+        raise TrainingDivergedError(update, distance, "The distance from the pretrained weights")
+
+
 def _resolve_device(device: str) -> torch.device:
+    check_device(device)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    resolved = torch.device(device)
+    if resolved.type == "cuda" and not (resolved.index or 0) < torch.cuda.device_count():
         raise InputError(f"Device {device!r} is not available here: use 'cpu' or 'auto'.")
-    return torch.device(device)
+    return resolved

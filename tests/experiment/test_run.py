@@ -40,6 +40,7 @@ def test_a_run_writes_a_complete_record(settings, tmp_path):
     assert record.below_majority == (record.score <= 0.5)
     assert len(record.subset["row_ids"]) == 16
     assert record.distance_from_pretrained > 0
+    assert (record.head, len(record.subset["validation_hash"])) == ("drawn", 16)
     empty = [name for name, value in stored.items() if value in (None, [], {}) and name != "error"]
     assert empty == ["transfer"]
 
@@ -55,7 +56,7 @@ def test_every_kind_of_task_runs_with_every_method(settings, tmp_path, task, met
 
 def test_a_finished_run_is_read_and_not_redone(settings, tmp_path, monkeypatch):
     first = run(settings, tmp_path)
-    monkeypatch.setattr(run_module, "load_task", None)
+    monkeypatch.setattr(run_module, "train", None)
     assert run(settings, tmp_path) == first
     with pytest.raises(InputError, match="never overwritten"):
         write_record(first, tmp_path)
@@ -141,6 +142,48 @@ def test_a_diverging_run_is_recorded_and_does_not_raise(settings, tmp_path):
     assert read_record(record_path(tmp_path, record.run_id)) == record
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["word_embeddings", "classifier"])
+def test_weights_that_are_not_finite_at_the_end_are_a_diverged_run(settings, tmp_path, monkeypatch, value, where):
+    train = run_module.train
+
+    def train_and_spoil(model, *arguments, **options):
+        losses = train(model, *arguments, **options)
+        weight = next(weight for name, weight in model.named_parameters() if where in name)
+        with torch.no_grad():
+            weight[1, 0] = value
+        return losses
+
+    monkeypatch.setattr(run_module, "train", train_and_spoil)
+    record = run(replace(settings, evaluate_on=["mrpc"]), tmp_path)
+    assert (record.status, record.score, record.best_score) == ("diverged", None, None)
+    assert (record.distance_from_pretrained, record.transfer) == (None, {})
+    assert record.error.startswith("A logit is" if where == "classifier" else f"A weight of bert.embeddings.{where}")
+    json.loads(record_path(tmp_path, record.run_id).read_text(), parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("task", ["rte", "stsb"])
+def test_logits_that_are_not_finite_at_an_evaluation_end_the_run(settings, tmp_path, monkeypatch, task):
+    predict = run_module.predict
+
+    def predict_nonsense(*arguments):
+        predictions = predict(*arguments)
+        predictions.logits[0, 0] = float("inf")
+        return predictions
+
+    monkeypatch.setattr(run_module, "predict", predict_nonsense)
+    record = run(replace(settings, task=task), tmp_path)
+    assert (record.status, record.score, record.history) == ("diverged", None, [])
+    assert record.error == "A logit is inf at update 2: lower the learning rate."
+    assert record.forward_passes == 2
+
+
+def test_one_update_trains(settings, tmp_path):
+    record = run(replace(settings, epochs=1, batch_size=16), tmp_path)
+    assert record.n_updates == 1
+    assert record.distance_from_pretrained > 0
+
+
 def test_a_failing_run_is_recorded_and_raises_and_is_redone(settings, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("out of memory")
@@ -188,10 +231,10 @@ def test_run_ids_are_frozen():
         ({"method": "mixot"}, "did you mean 'mixout'"),
         ({"method": "mixout", "method_hyperparameters": {"p": 0.9}}, "'p'"),
         ({"method": "mixout", "method_hyperparameters": {"mix_probability": "0.9"}}, "a number, not '0.9'"),
-        ({"epochs": 0}, "epochs above 0"),
+        ({"epochs": 0}, r"epochs in \[1, inf\), not 0"),
         ({"epochs": 2.5}, "epochs to be an integer"),
         ({"learning_rate": "2e-5"}, "learning_rate to be a number"),
-        ({"warmup_fraction": 2.0}, "between 0 and 1"),
+        ({"warmup_fraction": 2.0}, r"warmup_fraction in \[0, 1\], not 2.0"),
         ({"pretrained": 1}, "true or false"),
     ],
 )
@@ -228,15 +271,6 @@ def test_a_torn_record_is_named(settings, tmp_path):
     path.write_text('{"run_id": ')
     with pytest.raises(InputError, match="is not a run record"):
         run(settings, tmp_path)
-
-
-def test_a_head_of_another_width_in_the_checkpoint_is_replaced(tiny_world, tmp_path):
-    fitted = load_encoder(tiny_world["model_name"], get_task("rte"), seed=0)
-    fitted.model.save_pretrained(tmp_path)
-    fitted.tokenizer.save_pretrained(tmp_path)
-    encoder = load_encoder(str(tmp_path), get_task("mnli"), seed=0)
-    assert encoder.model.classifier.weight.shape == (3, 16)
-    assert encoder.weights_hash == fitted.weights_hash
 
 
 def test_head_is_drawn_from_the_seed_and_the_backbone_from_the_checkpoint(tiny_world):
