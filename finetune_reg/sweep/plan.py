@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from finetune_reg.errors import InputError, unknown_name
 from finetune_reg.experiment.notebook_parameters import settings_from
-from finetune_reg.experiment.records import FINISHED, Status, read_record, record_path
+from finetune_reg.experiment.records import FINISHED, Status, record_path, stored_record
 from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.paths import NOTEBOOKS
 from finetune_reg.results.method_labels import method_label
@@ -152,32 +151,27 @@ def planned_runs(output_dir: Path) -> dict[str, tuple[RunSettings, str]]:
 
 
 def recorded_status(output_dir: Path, run_id: str) -> Status | None:
-    """Return the status in a run's record, None if there is none, or another sweep has just removed it.
-
-    Raises:
-        InputError: the record is damaged.
-    """
-    path = record_path(output_dir, run_id)
-    try:
-        return read_record(path).status
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except InputError:
-        if os.path.lexists(path):
-            raise
-        return None
+    """Return the status in a run's record, None if there is none; see `stored_record`."""
+    record = stored_record(output_dir, run_id)
+    return None if record is None else record.status
 
 
 def prepare(runs: list[NotebookRun], output_dir: Path, retry_failed: bool = False) -> None:
     """Keep the plan in the folder, and remove the records of runs that are to be made again.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written, or a finished run was made of other rows or weights than its settings
+            name today.
     """
     again: tuple[Status, ...] = ("killed", "timeout", "failed") if retry_failed else ("killed", "timeout")
+    found = [stored_record(output_dir, run_id) for run in runs for run_id in run.run_ids]
+    records = [record for record in found if record is not None]
+    if any(record.status in FINISHED for record in records):
+        from finetune_reg.experiment.inputs import check_inputs  # loads PyTorch, which a first sweep does without
+
+        check_inputs(records, output_dir)
     with storage_errors(output_dir):
         store_plan(runs, output_dir)
-        for run_id in (run_id for run in runs for run_id in run.run_ids):
-            if recorded_status(output_dir, run_id) in again:
-                record_path(output_dir, run_id).unlink(missing_ok=True)
-                unfinished_notebook(output_dir, run_id).unlink(missing_ok=True)
+        for run_id in (record.run_id for record in records if record.status in again):
+            record_path(output_dir, run_id).unlink(missing_ok=True)
+            unfinished_notebook(output_dir, run_id).unlink(missing_ok=True)
