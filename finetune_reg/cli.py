@@ -137,7 +137,8 @@ def restore(
     output_dir: Annotated[Path, typer.Option(help="Folder that gets their records.")],
 ) -> None:
     """Write a table's runs back as records: a sweep in that folder then makes only the missing ones."""
-    from finetune_reg.results.run_tables import load_results, restore
+    from finetune_reg.results.restoring import restore
+    from finetune_reg.results.run_tables import load_results
 
     folder = sweep_commands.usable_folder(output_dir)
     console.print(f"{len(restore(load_results(table), folder))} runs in {output_dir}", soft_wrap=True)

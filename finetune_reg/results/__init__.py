@@ -2,6 +2,8 @@
 
 method_labels.py         what methods are called, and which are the same
 run_tables.py            records -> one row per run -> summaries per setting and over tasks
+table_checks.py          one row per run, equal rows and weights under equal names
+restoring.py             from a table back to records
 statistics.py            intervals, tests, aggregates over tasks
 comparable_runs.py       which runs may stand side by side
 paired_differences.py    how far two methods differ on equal seeds

@@ -14,6 +14,7 @@ from finetune_reg.experiment.records import FINISHED
 from finetune_reg.experiment.settings import SEEDS, SETTING_TYPES, RunSettings
 from finetune_reg.results.method_labels import MethodSpec, method_identity, method_words
 from finetune_reg.results.run_tables import SETTING, counted_scores
+from finetune_reg.results.table_checks import comparable
 
 PAIRED_BY = [*SEEDS, "seed_subset"]
 SCALE = ["source", "model_name", "n_train"]
@@ -72,8 +73,10 @@ def finished_runs(table: pd.DataFrame) -> pd.DataFrame:
     100 for a run that is not above that and 0 for any other; and `identity`, see `method_identity`.
 
     Raises:
-        InputError: the table mixes sources, models or numbers of training rows.
+        InputError: the table mixes sources, models or numbers of training rows, or holds runs that may not be compared
+            (see `comparable`).
     """
+    table = comparable(table)
     for name in SCALE:
         if len(found := table[name].unique()) > 1:
             raise InputError(f"Claims are judged at one scale, but the table has {name} {', '.join(map(str, found))}.")

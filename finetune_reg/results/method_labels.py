@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from finetune_reg.errors import InputError
+from finetune_reg.errors import InputError, unknown_name
 from finetune_reg.methods import METHODS, build_method
 
 MethodSpec = str | dict[str, Any]  # a method's name, or a mapping of the name to hyperparameters
@@ -25,7 +25,7 @@ def method_label(name: str, hyperparameters: dict[str, Any]) -> str:
     shown = [
         f"{key}={_shortened(value)}"
         for i, (key, value) in enumerate(hyperparameters.items())
-        if value != defaults[key] or (i == 0 and value is not None)
+        if value != defaults.get(key) or (i == 0 and value is not None)
     ]
     return f"{METHODS[name].__name__}({', '.join(shown)})"
 
@@ -48,6 +48,8 @@ def short_method_label(name: str, hyperparameters: dict[str, Any]) -> str:
 
 @cache
 def _defaults(name: str) -> dict[str, Any]:
+    if name not in METHODS:
+        raise unknown_name("method", name, METHODS)
     return METHODS[name]().hyperparameters
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args
 
 import pandas as pd
+import pyarrow as pa
 
 from finetune_reg.errors import InputError
-from finetune_reg.experiment.records import FINISHED, RunRecord, read_record, read_records, record_path, write_record
+from finetune_reg.experiment.records import FINISHED, SCHEMA_VERSION, RunRecord, read_records
 from finetune_reg.experiment.settings import SEEDS, SETTING_DEFAULTS, SETTING_TYPES
+from finetune_reg.paths import existing_folder
 from finetune_reg.results.method_labels import method_label, short_method_label  # noqa: F401 (notebooks)
 from finetune_reg.results.statistics import (
     compare_paired,
@@ -21,11 +22,15 @@ from finetune_reg.results.statistics import (
     probability_of_improvement,
     summarize,
 )
+from finetune_reg.results.table_checks import OWN_SUBSET, comparable, one_row_per_run
+from finetune_reg.tasks.row_files import refuse_lfs_pointer
 
 # What two runs must share to be compared: every setting but the method and the seeds of the run.
 SETTING = [name for name in SETTING_TYPES if name not in ("method", "method_hyperparameters", *SEEDS)]
 RECIPE = [name for name in SETTING if name != "task"]
 BASELINE = "Vanilla()"
+NEEDED = ["method", "method_hyperparameters", "status", "metric", "subset", "schema_version", "run_id", "method_label"]
+NEEDED += ["score", "history", "transfer", "weights_hash"]
 AGGREGATES = ["method", "tasks", "runs", "mean_passes", "iqm", "iqm_low", "iqm_high"]
 AGGREGATES += ["improvement", "improvement_low", "improvement_high"]
 
@@ -34,12 +39,15 @@ def collect(output_dir: Path | str, out: Path | str | None = None) -> pd.DataFra
     """Build the table of all records below a folder, one row per run; with `out`, write it as Parquet.
 
     Raises:
-        InputError: there is no record.
+        InputError: there is no record, one is damaged (see `read_records`), or the table cannot be written.
     """
     table = results_table(read_records(output_dir))
     if out is not None:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        table.to_parquet(out, index=False)
+        try:
+            Path(out).parent.mkdir(parents=True, exist_ok=True)
+            table.to_parquet(out, index=False)
+        except OSError as error:
+            raise InputError(f"Cannot write {out}: {error.strerror or error}.") from error
     return table
 
 
@@ -47,65 +55,48 @@ def load_results(path: Path | str) -> pd.DataFrame:
     """Load a table written by `collect`, or collect a folder of records.
 
     Raises:
-        InputError: neither exists.
+        InputError: neither exists, the file is damaged, no such table or of another schema, or it holds different
+            results of one run.
     """
     path = Path(path)
-    if path.is_dir():
+    if existing_folder(path) is not None:
         return collect(path)
     if not path.is_file():
         raise InputError(f"There is neither a folder of records nor a Parquet file {path}.")
-    table = pd.read_parquet(path)
+    refuse_lfs_pointer(path)
+    try:
+        table = pd.read_parquet(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        cause = " ".join(str(error).split())[:200].rstrip(".")
+        raise InputError(f"{path} is not a complete Parquet file: {cause}. Collect it again.") from error
+    if missing := [name for name in NEEDED if name not in table]:
+        raise InputError(f"{path} is not a table of runs, as `collect` writes it: it lacks {', '.join(missing)}.")
+    if set(table.schema_version) - {SCHEMA_VERSION}:
+        raise InputError(f"{path} has records of another schema than {SCHEMA_VERSION}: collect it again.")
     for name, value in SETTING_DEFAULTS.items():
+        default = json.dumps(value) if isinstance(value, dict | list) else value
         if name not in table:  # a setting that is younger than the table
-            table[name] = json.dumps(value) if isinstance(value, dict | list) else value
-    return table
-
-
-def restore(table: pd.DataFrame, output_dir: Path | str) -> list[RunRecord]:
-    """Write the rows of a table back as records, so that a sweep in the folder makes only the runs that are missing.
-
-    A finished record that the folder holds already is left alone.
-
-    Args:
-        table: as from `load_results`.
-
-    Returns:
-        The records, those left alone included.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    record_types = get_type_hints(RunRecord)
-    records = []
-    for row in table.to_dict("records"):
-        settings = {name: _restored(row[name], kind) for name, kind in SETTING_TYPES.items()}
-        values = {name: _restored(row[name], kind) for name, kind in record_types.items() if name in row}
-        record = RunRecord(**values | {"settings": settings})
-        path = record_path(output_dir, record.run_id)
-        if not path.exists() or read_record(path).status not in FINISHED:
-            write_record(record, output_dir)
-        records.append(record)
-    return records
-
-
-def _restored(value: Any, kind: Any) -> Any:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    options = get_args(kind) or (kind,)
-    if get_origin(kind) in (dict, list):
-        return json.loads(value)
-    return next((option(value) for option in (bool, int, float) if option in options), value)
+            table[name] = default
+        elif type(None) not in get_args(SETTING_TYPES[name]) and table[name].hasnans:  # or than some of its records
+            table[name] = table[name].fillna(default)
+    return one_row_per_run(table)
 
 
 def results_table(records: list[RunRecord]) -> pd.DataFrame:
-    """Return one row per record: settings and results in columns; nested values (history, subset) as JSON text."""
+    """Return one row per run: settings and results in columns; nested values (history, subset) as JSON text.
+
+    Raises:
+        InputError: no records, two that hold different results of one run, or one that names an unknown method.
+    """
+    if not records:
+        raise InputError("There are no runs to make a table of: make some, or read a folder that has records.")
     rows = []
     for record in records:
         row: dict[str, Any] = {**record.settings, **vars(record)}
         row.pop("settings")
         row["method_label"] = method_label(row["method"], row["method_hyperparameters"])
         rows.append({k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in row.items()})
-    table = pd.DataFrame(rows)
+    table = one_row_per_run(pd.DataFrame(rows))
     order = [*SETTING, "method", "method_label", "seed_init"]
     vanilla_first = table.assign(method=table.method.where(table.method != "vanilla", "")).sort_values(order)
     return table.loc[vanilla_first.index].reset_index(drop=True)
@@ -146,7 +137,7 @@ def pool_fresh_subsets(table: pd.DataFrame) -> pd.DataFrame:
     same = [table[name] for name in RECIPE if name != "seed_subset"]
     is_seed = (table.seed_subset == table.seed_init).groupby(same, dropna=False).transform("all")
     varies = table.seed_subset.groupby(same, dropna=False).transform("nunique") > 1
-    return table.assign(seed_subset=table.seed_subset.astype(object).where(~(is_seed & varies), "that of the run"))
+    return table.assign(seed_subset=table.seed_subset.astype(object).where(~(is_seed & varies), OWN_SUBSET))
 
 
 def summary_table(table: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
@@ -158,9 +149,12 @@ def summary_table(table: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame
         One row per setting and method: the fields of `Summary` and, where the baseline has the same seeds, the
         paired difference with its interval, its p-value, and `paired_holm`, the p-value after Holm's correction over
         the comparisons with one baseline, that is of one task at one setting.
+
+    Raises:
+        InputError: runs that may not be compared, see `comparable`.
     """
     rows = []
-    for setting, group in pool_fresh_subsets(table).groupby(SETTING, dropna=False, sort=False):
+    for setting, group in pool_fresh_subsets(comparable(table)).groupby(SETTING, dropna=False, sort=False):
         reference = group[group.method_label == baseline].set_index(list(SEEDS)).score
         for label, runs in by_method(group):
             scores = runs.set_index(list(SEEDS)).score
@@ -226,8 +220,9 @@ def aggregate_table(table: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFra
         of improvement over the baseline on the tasks both have; NaN for the baseline.
 
     Raises:
-        InputError: several recipes.
+        InputError: several recipes, or runs that may not be compared (see `comparable`).
     """
+    table = comparable(table)
     finished = table[table.status.isin(FINISHED)]
     matrices = {
         label: score_matrix(runs)

@@ -8,6 +8,7 @@ from finetune_reg.errors import InputError
 from finetune_reg.experiment.records import FINISHED
 from finetune_reg.experiment.settings import SEEDS
 from finetune_reg.results.run_tables import RECIPE, counted_scores
+from finetune_reg.results.table_checks import comparable
 
 SPLIT_BY = ["task", "held_out_fold", "seed_subset", *SEEDS]
 CANDIDATE = ["method", "method_label", *(name for name in RECIPE if name not in ("held_out_fold", "seed_subset"))]
@@ -27,8 +28,10 @@ def rank_candidates(table: pd.DataFrame) -> pd.DataFrame:
         control, is a method of its own.
 
     Raises:
-        InputError: no finished run on held-out folds, or candidates that were not run on the same folds.
+        InputError: no finished run on held-out folds, candidates that were not run on the same folds, or runs that may
+            not be compared (see `comparable`).
     """
+    table = comparable(table)
     runs = table[table.held_out_fold.notna() & table.status.isin(FINISHED)]
     if runs.empty:
         raise InputError("No run has held_out_fold 0 to 4: the development set reports, it does not choose.")
@@ -70,5 +73,6 @@ def runs_as_chosen(table: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
     settings = ["task", *CANDIDATE]
     own = [name for name in CANDIDATE if name in ranked]
     chosen = held_out.merge(ranked[ranked.chosen], on=own)[settings].drop_duplicates()
+    table = comparable(table)
     runs = table[table.held_out_fold.isna()].merge(chosen, on=settings)
     return runs.assign(**dict.fromkeys(set(own) & set(RECIPE), "chosen"))

@@ -362,8 +362,12 @@ def test_tables_that_mix_scales_or_recipes_or_repeat_runs_are_refused():
         judge(CLAIM, table(ours, theirs, runs(MIXOUT, spread(5), settings=replace(BASE, n_train=500))))
     with pytest.raises(InputError, match="at several settings"):
         judge(CLAIM, table(ours, theirs, runs(MIXOUT, spread(5), settings=replace(BASE, learning_rate=1e-5))))
+    evaluated_less = runs(VANILLA, np.zeros(12), settings=replace(BASE, evaluate_every=2))
     with pytest.raises(InputError, match="twice"):
-        judge(CLAIM, table(ours, theirs, theirs))
+        judge(CLAIM, table(ours, theirs, evaluated_less))
+    assert judge(CLAIM, table(ours, theirs, theirs)) == judge(CLAIM, table(ours, theirs))
+    with pytest.raises(InputError, match="different results of the run"):
+        judge(CLAIM, table(ours, theirs, runs(VANILLA, np.ones(12))))
 
 
 def test_at_least_thirty_claims_cover_the_five_papers_and_the_baselines():
@@ -456,7 +460,7 @@ def test_the_control_of_weight_mixup_has_at_least_its_passes():
         ({"read": "ours", "evidence": []}, "then it has none"),
         ({"settings": {"learning_rat": 1e-4}}, "no setting of a claim 'learning_rat': did you mean 'learning_rate'"),
         ({"settings": {"n_train": 300}}, "no setting of a claim 'n_train'"),
-        ({"settings": {"learning_rate": -1e-4}}, "learning_rate above 0"),
+        ({"settings": {"learning_rate": -1e-4}}, r"learning_rate in \(0, inf\), not -0.0001"),
         ({"settings": {"epochs": {"times": 2}}}, "needs epochs to be an integer"),
         ({"control_settings": {"epoch": {"times": 4}}}, "no setting of a claim 'epoch': did you mean 'epochs'"),
         ({"control_settings": {"seed_init": 1}}, "no setting of a claim 'seed_init'"),

@@ -14,19 +14,21 @@ from finetune_reg.experiment.records import write_record
 from finetune_reg.experiment.run import run
 from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.methods import METHODS
+from finetune_reg.results.comparable_runs import finished_runs
 from finetune_reg.results.published_comparison import beside_published
+from finetune_reg.results.restoring import restore
 from finetune_reg.results.run_tables import (
     aggregate_table,
     by_recipe,
     collect,
     load_results,
     method_label,
-    restore,
     results_table,
     score_matrix,
     short_method_label,
     summary_table,
 )
+from finetune_reg.results.selection import rank_candidates
 
 SCORES = {
     ("rte", "vanilla"): [0.50, 0.56, 0.58],
@@ -198,6 +200,33 @@ def test_tables_from_before_a_setting_existed_get_its_default(tmp_path):
     table.drop(columns=["held_out_fold", "evaluate_on", "split"]).to_parquet(tmp_path / "old.parquet")
     old = load_results(tmp_path / "old.parquet")
     assert old[["held_out_fold", "evaluate_on", "split"]].values.tolist() == [[None, "[]", "official"]]
+
+
+def test_settings_that_single_records_lack_get_their_defaults(tmp_path):
+    table = results_table([recorded_run(), recorded_run("stsb", n_train=None)])
+    table.assign(precision=["float32", None]).to_parquet(tmp_path / "mixed.parquet")
+    pd.testing.assert_frame_equal(load_results(tmp_path / "mixed.parquet"), table, check_dtype=False)
+
+
+def test_a_repeated_run_counts_once(table):
+    twice = pd.concat([table, table.iloc[:3].assign(wall_seconds=1.0)])
+    pd.testing.assert_frame_equal(summary_table(twice), summary_table(table))
+    pd.testing.assert_frame_equal(aggregate_table(twice), aggregate_table(table))
+    with pytest.raises(InputError, match=f"different results of the run {table.run_id[0]}"):
+        summary_table(pd.concat([table, table.iloc[:1].assign(score=0.99)]))
+
+
+@pytest.mark.parametrize("compare", [summary_table, aggregate_table, finished_runs, rank_candidates])
+def test_runs_of_other_rows_or_weights_under_one_name_are_not_compared(compare):
+    fold = {"held_out_fold": 0} if compare is rank_candidates else {}
+    ours, theirs = recorded_run(**fold), recorded_run(method="mixout", **fold)
+    assert len(compare(results_table([ours, theirs]))) == 2
+    for changes, what in (
+        ({"subset": ours.subset | {"content_hash": "another"}}, "training rows"),
+        ({"weights_hash": "another"}, "pretrained weights"),
+    ):
+        with pytest.raises(InputError, match=f"{theirs.run_id} of rte were made with different {what}"):
+            compare(results_table([ours, replace(theirs, **changes)]))
 
 
 def test_mappings_are_written_short_and_told_apart():

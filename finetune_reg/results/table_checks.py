@@ -1,0 +1,66 @@
+"""What a table must be before its runs are compared: one row per run, and equal rows and weights under equal names."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+
+from finetune_reg.errors import InputError
+from finetune_reg.experiment.inputs import HASHES, ROWS
+from finetune_reg.experiment.records import OUTCOME
+
+WEIGHTS = ["task", "model_name", "pretrained"]
+OWN_SUBSET = "that of the run"  # in place of seed_subset, where each run drew other rows by its own seed
+
+
+def one_row_per_run(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table without repetitions of a run: the first row of each, in their order.
+
+    A table of scores on other tasks has a row for each of them.
+
+    Raises:
+        InputError: two rows of one run have different results.
+    """
+    run = ["run_id", "task"]
+    repeated = table.duplicated(run)
+    if not repeated.any():
+        return table
+    distinct = table[[*run, *OUTCOME]].assign(content=_hashes(table, "content_hash")).drop_duplicates()
+    if (contradicting := distinct.duplicated(run)).any():
+        raise InputError(
+            f"The table holds different results of the run {distinct.run_id[contradicting].iloc[0]}: keep one of them."
+        )
+    return table[~repeated].reset_index(drop=True)
+
+
+def comparable(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table as `one_row_per_run` does, if its runs may be compared.
+
+    Raises:
+        InputError: as `one_row_per_run`, or two runs name the same rows or weights, but were made of different ones;
+            the sentence names both.
+    """
+    table = one_row_per_run(table)
+    drawn_by = table.seed_subset.where(table.seed_subset != OWN_SUBSET, table.seed_init)
+    named = table.assign(seed_subset=drawn_by)
+    for name, found in HASHES.items():
+        _check_same(named, list(ROWS), _hashes(table, name), found, "source")
+    _check_same(table, WEIGHTS, table.weights_hash, "pretrained weights", "model_name")
+    return table
+
+
+def _hashes(table: pd.DataFrame, name: str) -> pd.Series:
+    return table.subset.map(lambda subset: json.loads(subset).get(name) if isinstance(subset, str) else None)
+
+
+def _check_same(table: pd.DataFrame, names: list[str], hashes: pd.Series, what: str, where: str) -> None:
+    known = table.assign(hash=hashes)[hashes.notna()]
+    if (known.groupby(names, dropna=False).hash.nunique() <= 1).all():
+        return
+    group = next(g for _, g in known.groupby(names, dropna=False, sort=False) if g.hash.nunique() > 1)
+    first, other = group.drop_duplicates("hash").iloc[:2].itertuples()
+    raise InputError(
+        f"The runs {first.run_id} and {other.run_id} of {first.task} were made with different {what} of the same name, "
+        f"{getattr(first, where)}: compare runs that share them, and move the others away."
+    )
