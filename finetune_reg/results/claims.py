@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -278,13 +279,12 @@ def _effect(
     """Compare two of the claim's methods on the seeds common to the tasks; positive in the claim's direction."""
     column = "failed" if claim.statistic == "failed_fraction" else "points"
     changes = {"control": claim.control_settings}
-    samples = {
-        (role, task): runs_beside(
-            runs, task, claim.method, getattr(claim, role), claim.settings, changes.get(role, {})
-        )[column]
-        for role in (first, second)
-        for task in tasks or claim.tasks
-    }
+    samples = {}
+    for role, task in product((first, second), tasks or claim.tasks):
+        beside = runs_beside(runs, task, claim.method, getattr(claim, role), claim.settings, changes.get(role, {}))
+        if beside.empty:
+            return None
+        samples[role, task] = beside[column]
     scores = pd.concat(samples, axis=1, join="inner").to_numpy().T
     if not scores.size:
         return None

@@ -67,10 +67,11 @@ def settings_words(changes: Mapping[str, Any]) -> str:
 
 
 def finished_runs(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the finished runs of one scale, with three columns more. Runs on held-out folds are left out.
+    """Return the finished runs of one scale: tasks, seeds and settings, and three columns more.
 
-    The columns are `points`, the score times 100, for a diverged run that of the best constant prediction; `failed`,
-    100 for a run that is not above that and 0 for any other; and `identity`, see `method_identity`.
+    Runs on held-out folds are left out. The columns are `points`, the score times 100, for a diverged run that of the
+    best constant prediction; `failed`, 100 for a run that is not above that and 0 for any other; and `identity`, see
+    `method_identity`.
 
     Raises:
         InputError: the table mixes sources, models or numbers of training rows, or holds runs that may not be compared
@@ -82,7 +83,7 @@ def finished_runs(table: pd.DataFrame) -> pd.DataFrame:
             raise InputError(f"Claims are judged at one scale, but the table has {name} {', '.join(map(str, found))}.")
     runs = table[table.status.isin(FINISHED) & table.held_out_fold.isna()].reset_index(drop=True)
     methods = zip(runs.method, runs.method_hyperparameters, strict=True)
-    return runs.assign(
+    return runs[["task", *PAIRED_BY, *RECIPE]].assign(
         points=100 * counted_scores(runs),
         failed=100.0 * runs.below_majority.astype(bool),
         identity=[method_identity({name: json.loads(hyperparameters)}) for name, hyperparameters in methods],
@@ -103,7 +104,8 @@ def recipes_of(
         differ within a task, which are added to `settings`.
     """
     own = _having(runs[runs.task.isin(tasks) & (runs.identity == method_identity(method))], settings)
-    differing = [name for name in RECIPE if (own.groupby("task")[name].nunique() > 1).any()]
+    varies = (own.groupby("task")[RECIPE].nunique() > 1).any()
+    differing = [name for name in RECIPE if varies[name]]
     if not differing:
         return [dict(settings)]
     found = own[differing].drop_duplicates().astype(object)
