@@ -54,6 +54,13 @@ def test_every_kind_of_task_runs_with_every_method(settings, tmp_path, task, met
     assert np.isfinite(record.score)
 
 
+def test_the_best_score_is_the_largest_of_all_evaluations_and_the_score_the_last(settings, tmp_path, monkeypatch):
+    scores = iter([0.4, 0.9, 0.6])
+    monkeypatch.setattr(run_module, "evaluate_predictions", lambda *_: {"accuracy": next(scores)})
+    record = run(replace(settings, epochs=3), tmp_path)
+    assert (record.best_score, record.score) == (0.9, 0.6)
+
+
 def test_a_finished_run_is_read_and_not_redone(settings, tmp_path, monkeypatch):
     first = run(settings, tmp_path)
     monkeypatch.setattr(run_module, "train", None)

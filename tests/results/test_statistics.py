@@ -119,6 +119,8 @@ def test_holm_rejects_a_true_hypothesis_at_most_as_often_as_its_level():
 def test_interquartile_mean_by_hand():
     scores = np.array([[0.1, 0.5], [0.2, 0.6], [0.3, 0.7], [0.4, 9.0]])
     assert interquartile_mean(scores).value == pytest.approx((0.3 + 0.4 + 0.5 + 0.6) / 4)
+    squares = np.arange(20.0)[:, None] ** 2  # five of twenty are trimmed at either end
+    assert interquartile_mean(squares).value == pytest.approx(sum(i**2 for i in range(5, 15)) / 10)
     rows = interquartile_mean([[1.0], [2.0], [6.0]])  # nothing to trim from three, hence the plain t interval
     assert (rows.low, rows.high) == pytest.approx(mean_interval(np.array([1.0, 2.0, 6.0])))
     assert math.isnan(interquartile_mean([[0.1, 0.5]]).low)
