@@ -18,6 +18,8 @@ from finetune_reg.console import console, print_error
 from finetune_reg.errors import InputError, shortened
 from finetune_reg.sweep import commands as sweep_commands
 
+INTERRUPTED = 130  # what typer returns after Ctrl-C
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(sweep_commands.app, name="sweep")
 UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
@@ -254,6 +256,8 @@ def main() -> None:
             raise
         sentence = f"{error.filename} cannot be used ({error.strerror}): choose another, or make it accessible."
     else:
+        if code == INTERRUPTED:
+            print_error("Interrupted. Finished runs are kept: repeat the command to go on.")
         sys.exit(code if isinstance(code, int) else 0)
     if sentence:  # without arguments, the help stands there already
         print_error(f"Error: {sentence}")

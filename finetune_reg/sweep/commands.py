@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import stat
 import sys
 from collections import Counter
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 SHOWN_ERRORS = 20
-MAX_MINUTES = 525_600  # a year
 
 PlanName = Annotated[str, typer.Argument(metavar="PLAN", help="A YAML file, or a name in notebooks/parameters.")]
 Scale = Annotated[str | None, typer.Option(help="One of the plan's scales, for example paper, real-small or pocket.")]
@@ -38,9 +39,13 @@ Slots = Annotated[int | None, typer.Option(min=1, help="Notebooks at a time; def
 
 
 def check_minutes(minutes: float | None) -> float | None:
-    """Refuse a time limit that is no number of minutes above 0 or that is longer than a year."""
-    if minutes is not None and not 0 < minutes <= MAX_MINUTES:
-        raise typer.BadParameter(f"give minutes above 0, at most {MAX_MINUTES}, not {minutes:g}.")
+    """Refuse a time limit as `check_time_limit` does."""
+    from finetune_reg.sweep.worker import check_time_limit
+
+    try:
+        check_time_limit(minutes)
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from None
     return minutes
 
 
@@ -220,10 +225,18 @@ def make_runs(protocol: Protocol, output_dir: Path, **options: Any) -> Counter[s
     from finetune_reg.sweep.plan import notebooks_of
 
     with _answered_in_a_sentence():
+        _import_dask()
         from finetune_reg.sweep.engine import run_sweep
 
         keep_protocol(protocol, output_dir)
         return run_sweep(notebooks_of(protocol), output_dir, **options)
+
+
+def _import_dask() -> None:
+    try:
+        import dask.config  # noqa: F401
+    except ValueError as error:
+        raise InputError(f"Dask refuses its configuration: {' '.join(str(error).split())}") from None
 
 
 def keep_protocol(protocol: Protocol, output_dir: Path) -> None:
@@ -252,16 +265,27 @@ def make_notebook(run: NotebookRun, output_dir: Path, time_limit: float | None =
 
 @contextmanager
 def _answered_in_a_sentence() -> Iterator[None]:
+    heard = signal.getsignal(signal.SIGINT)
+    if heard is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt_once)
     try:
         yield
     except KeyboardInterrupt:
-        print_error("Interrupted. Finished runs are kept: repeat the command to go on.")
-        raise typer.Exit(130) from None
+        logging.disable()  # of what Dask leaves undone
+        raise
     except ModuleNotFoundError as error:
         if error.name not in ("dask", "distributed", "papermill", "nbclient"):
             raise
         extra = "sweep" if error.name in ("dask", "distributed") else "notebooks"
         raise InputError(f"This needs {error.name}: install it with `pip install finetune_reg[{extra}]`.") from None
+    finally:
+        signal.signal(signal.SIGINT, heard)
+
+
+def _interrupt_once(*_: Any) -> None:
+    """Interrupt, and hear no more: workers are being ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def conclude(states: Counter[str], output_dir: Path) -> None:

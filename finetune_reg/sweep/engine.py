@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from multiprocessing import current_process
 from pathlib import Path
 
 from distributed import Client, Future, KilledWorker, wait
@@ -17,11 +19,13 @@ from finetune_reg.sweep.availability import default_slots
 from finetune_reg.sweep.engines import connect
 from finetune_reg.sweep.plan import NotebookRun, prepare
 from finetune_reg.sweep.run_locks import lock_runs
+from finetune_reg.sweep.slurm import check_jobs
 from finetune_reg.sweep.status import STATES, count_states, run_state
-from finetune_reg.sweep.worker import NotebookJob, execute_job, record_end
+from finetune_reg.sweep.worker import NotebookJob, check_time_limit, execute_job, record_end
 
 POLL_SECONDS = 1.0
 BUSY_SECONDS = 3.0
+LOOK_SECONDS = 10.0
 
 
 def run_sweep(
@@ -46,8 +50,14 @@ def run_sweep(
         The number of runs in each of `finetune_reg.sweep.status.STATES`; all are `done` if all went well.
 
     Raises:
-        InputError: the folder cannot be written, the engine cannot be reached, or was lost on the way.
+        InputError: slots or time_limit out of range, the folder cannot be written, the engine cannot be reached, or
+            was lost on the way.
     """
+    if getattr(current_process(), "_inheriting", False):  # a worker runs the script that started the sweep once more
+        sys.exit(1)
+    check_time_limit(time_limit)
+    if slots is not None and slots < 1:
+        raise InputError(f"slots is {slots}: at least 1 notebook has to run at a time.")
     run_ids = list(dict.fromkeys(run_id for run in runs for run_id in run.run_ids))
     prepare(runs, output_dir, retry_failed)
     states = {run_id: run_state(output_dir, run_id) for run_id in run_ids}
@@ -76,8 +86,12 @@ class _Sweep:
         """Submit all jobs and return when none is left."""
         for job in jobs:
             self._submit(job)
+        look_at = time.monotonic() + LOOK_SECONDS
         while self.submitted or self.busy_until:
             self._show()
+            if time.monotonic() > look_at:
+                check_jobs(self.client)
+                look_at = time.monotonic() + LOOK_SECONDS
             if self.submitted:
                 with suppress(TimeoutError, CancelledError):
                     wait(list(self.submitted), timeout=POLL_SECONDS, return_when="FIRST_COMPLETED")

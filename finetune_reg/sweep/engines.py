@@ -8,15 +8,19 @@ scheduler, for it, its workers and this command.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
+import signal
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dask
-from distributed import Client, Nanny, Scheduler, Security, SpecCluster
+from distributed import Client, Nanny, Scheduler, Security, SpecCluster, Status
 
 from finetune_reg.errors import InputError, unknown_name
 from finetune_reg.sweep.availability import visible_gpus
@@ -70,7 +74,7 @@ def _running_cluster(engine: str) -> Client:
         raise InputError(f"Dask's configuration distributed.comm.tls names certificates that fail: {error}.") from error
     try:
         return Client(**where, security=security, timeout=CONNECT_SECONDS)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:  # Dask's, of what an address is
         raise InputError(
             f"There is no Dask scheduler at {engine} that answers: start one with `dask scheduler`, and workers with "
             "`dask worker ADDRESS --nthreads 1`. One at tls:// answers to the certificates that Dask's configuration "
@@ -86,14 +90,68 @@ def _new_certificate() -> Security:
         raise InputError("This needs cryptography: install it with `pip install finetune_reg[sweep]`.") from None
 
 
-def _local_cluster(slots: int, security: Security) -> SpecCluster:
-    """Start one single-threaded worker process per slot, each of which sees one GPU, the next in turn."""
-    gpus = visible_gpus()
-    here = {"host": LOOPBACK, "security": security, "dashboard": False, "dashboard_address": f"{LOOPBACK}:0"}
-    alone = {"nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL, "preload": IGNORE_INTERRUPTS}
-    workers = {}
+@contextmanager
+def _local_cluster(slots: int, security: Security) -> Iterator[SpecCluster]:
+    """Start one single-threaded worker process per slot, each of which sees one GPU, the next in turn.
+
+    When the block is left by an error or an interrupt, the workers are ended first, so that nothing waits for them.
+    """
+    gpus: list[str] = visible_gpus()
+    nannies: list[Nanny] = []
+    here: dict[str, Any] = {
+        "host": LOOPBACK,
+        "security": security,
+        "dashboard": False,
+        "dashboard_address": f"{LOOPBACK}:0",
+    }
+    alone: dict[str, Any] = {
+        "nthreads": 1,
+        "memory_limit": 0,
+        "silence_logs": logging.CRITICAL,
+        "preload": IGNORE_INTERRUPTS,
+    }
+
+    def nanny(scheduler: str, **options: Any) -> Nanny:
+        nannies.append(Nanny(scheduler, **here, **alone, **options))
+        return nannies[-1]
+
+    scheduler = {"cls": Scheduler, "options": here | {"port": 0}}
+    cluster = SpecCluster(
+        scheduler=scheduler, security=security, silence_logs=logging.CRITICAL, shutdown_on_close=False
+    )
     for slot in range(slots):
         environment = {"OMP_NUM_THREADS": "1"} | ({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {})
-        workers[slot] = {"cls": Nanny, "options": here | alone | {"env": environment}}
-    scheduler = {"cls": Scheduler, "options": here | {"port": 0}}
-    return SpecCluster(workers=workers, scheduler=scheduler, security=security, silence_logs=logging.CRITICAL)
+        cluster.worker_spec[slot] = {"cls": nanny, "options": {"env": environment}}
+    starting = asyncio.run_coroutine_threadsafe(_start(cluster), cast(Any, cluster.loop).asyncio_loop)
+    try:
+        try:
+            starting.result()
+        except RuntimeError:
+            raise InputError(
+                'The workers did not start: a script has to call run_sweep below `if __name__ == "__main__":`, for '
+                "each worker runs the script once more; elsewhere, memory or processes may have run out."
+            ) from None
+        yield cluster
+    except BaseException:
+        cluster.sync(_end, starting, nannies)
+        raise
+    finally:
+        cluster.close()
+
+
+async def _start(cluster: SpecCluster) -> None:
+    if hasattr(signal, "pthread_sigmask"):  # processes inherit it
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    await cluster
+
+
+async def _end(starting: Future, nannies: list[Nanny]) -> None:
+    """End the worker processes at once, those that are being started, too."""
+    ended = (Status.closed, Status.failed)
+    while not starting.done() or any(nanny.status not in ended for nanny in nannies):
+        for nanny in nannies:
+            if nanny.status == Status.running:
+                nanny.close_gracefully()  # or it starts another
+            if nanny.pid:
+                os.kill(nanny.pid, signal.SIGTERM)
+        await asyncio.sleep(0.05)

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from finetune_reg.sweep.plan import NotebookRun
+from finetune_reg.sweep.worker import check_time_limit
 
 SCRIPT = """#!/usr/bin/env bash
 #SBATCH --job-name=finetune-reg
@@ -35,7 +36,11 @@ def job_array_script(
         plan, output_dir: absolute, on a file system that the nodes share.
         command: the installed `finetune-reg`.
         time_limit: minutes that a kernel may run; None leaves time to the partition's default.
+
+    Raises:
+        InputError: a time limit out of range.
     """
+    check_time_limit(time_limit)
     options = ["--output-dir", str(output_dir), *(["--time-limit", f"{time_limit:g}"] if time_limit else [])]
     minutes = f"\n#SBATCH --time={int(time_limit) + MARGIN_MINUTES}" if time_limit else ""
     return SCRIPT.format(

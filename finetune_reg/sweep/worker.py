@@ -20,11 +20,11 @@ from typing import Any
 from finetune_reg.errors import InputError
 from finetune_reg.experiment.records import FINISHED, RunRecord, Status, read_record, record_path, write_record
 from finetune_reg.paths import NOTEBOOKS
-from finetune_reg.sweep.kernel_sockets import private_kernel_sockets
 from finetune_reg.sweep.run_locks import lock_runs
 
 TEMPLATE = NOTEBOOKS / "11_low_resource_glue.ipynb"
 KERNEL_START_SECONDS = 120
+MAX_MINUTES = 525_600  # a year
 # Dask makes its workers return free memory at once. A kernel that inherits this faults its pages in again at each step.
 DASK_TRIM_THRESHOLD = "65536"
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -76,8 +76,9 @@ def execute_job(job: NotebookJob, output_dir: Path, time_limit: float | None = N
         time_limit: minutes that a kernel may run, > 0; None sets no limit.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: a time limit out of range, or the folder cannot be written.
     """
+    check_time_limit(time_limit)
     outcome = JobOutcome()
     with storage_errors(output_dir), lock_runs(output_dir, [run.run_id for run in job.runs]) as ours:
         outcome.busy = not ours
@@ -85,6 +86,18 @@ def execute_job(job: NotebookJob, output_dir: Path, time_limit: float | None = N
             if (problem := _execute(job, remaining, output_dir, time_limit)) is not None:
                 outcome.problems.append(problem)
     return outcome
+
+
+def check_time_limit(minutes: float | None) -> None:
+    """Refuse a time limit that is not more than 0 minutes and at most a year.
+
+    Raises:
+        InputError: it is out of range or not a number.
+    """
+    if minutes is not None and not 0 < minutes <= MAX_MINUTES:
+        raise InputError(
+            f"The time limit is {minutes:g}: give minutes above 0, at most {MAX_MINUTES}, or leave it out."
+        )
 
 
 @contextmanager
@@ -139,6 +152,8 @@ def _run_papermill(
 ) -> tuple[Status, str] | None:
     import papermill
     from nbclient.exceptions import CellTimeoutError
+
+    from finetune_reg.sweep.kernel_sockets import private_kernel_sockets
 
     logging.getLogger("papermill").addHandler(logging.NullHandler())
     os.environ.setdefault("OMP_NUM_THREADS", "1")
