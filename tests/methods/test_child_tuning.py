@@ -21,7 +21,7 @@ DOUBLE = {"dtype": torch.float64}
 
 
 def one_update(model, method, optimizer, batch, max_norm=1.0):
-    model(**batch).loss.backward()
+    method.training_loss(model, batch, model(**batch)).backward()
     method.after_backward(model)
     nn.utils.clip_grad_norm_(model.parameters(), max_norm)
     optimizer.step()
