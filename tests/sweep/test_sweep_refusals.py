@@ -14,7 +14,8 @@ import time
 import dask
 import psutil
 import pytest
-from sweep_plans import ENVIRONMENT, start_sweep, stored_records, sweep, wait_for, workers_of, write_plan
+from command_line import COMMAND
+from sweep_plans import ENVIRONMENT, start_sweep, stored_records, survivors, wait_for, workers_of, write_plan
 
 from finetune_reg.errors import InputError
 from finetune_reg.sweep import NotebookRun, run_sweep
@@ -94,7 +95,7 @@ def test_ctrl_c_while_workers_start_is_one_sentence(tiny_world, tmp_path, presse
         "Interrupted. Finished runs are kept: repeat the command to go on."
     )
     assert "Traceback" not in (tmp_path / "log").read_text()
-    assert psutil.wait_procs(workers, timeout=15)[1] == []
+    assert survivors(workers) == []
 
 
 SBATCH = {
@@ -146,7 +147,8 @@ def test_a_broken_configuration_of_dask_is_named(tiny_world, tmp_path):
     (tmp_path / "dask.yaml").write_text("jobqueue: [slurm: {")
     plan = write_plan(tmp_path / "plan.yaml", tiny_world, {"task": ["rte"]})
     environment = ENVIRONMENT | {"DASK_CONFIG": str(tmp_path / "dask.yaml")}
-    ended = sweep("run", plan, "--output-dir", tmp_path / "out", env=environment)
+    command = [COMMAND, "sweep", "run", plan, "--output-dir", tmp_path / "out"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ended.returncode == 2
     assert "Error: Dask refuses its configuration: A dask config file at" in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1
