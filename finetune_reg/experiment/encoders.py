@@ -24,7 +24,7 @@ from transformers import (
 from transformers.utils import logging
 
 from finetune_reg.building_blocks.module_surgery import refuse_loose_attention
-from finetune_reg.errors import InputError, MissingInputError, shortened
+from finetune_reg.errors import InputError, MissingInputError
 from finetune_reg.experiment.checkpoints import (
     check_architecture,
     check_files,
@@ -69,9 +69,7 @@ def encoder_location(model_name: str) -> str:
     if (folder := existing_folder(model_name)) is not None:
         return str(folder)
     if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", model_name, flags=re.ASCII):
-        raise MissingInputError(
-            f"There is no model folder {shortened(model_name)}: give 'pocket', a folder or a hub name."
-        )
+        raise MissingInputError(f"There is no model folder {model_name:.200}: give 'pocket', a folder or a hub name.")
     return model_name
 
 

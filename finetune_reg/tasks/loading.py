@@ -219,7 +219,7 @@ def _local_file(task: Task, split: str, source: str) -> Path:
     folder = existing_folder(source)
     if folder is None:
         raise MissingInputError(
-            f"There is no folder {shortened(source)}: give 'pocket', 'local', 'hub' or a folder with task folders."
+            f"There is no folder {source:.200}: give 'pocket', 'local', 'hub' or a folder with task folders."
         )
     candidates = [folder / name / f"{split}{suffix}" for name in task.folders for suffix in (".jsonl", ".parquet")]
     found = next((path for path in candidates if path.is_file()), None)

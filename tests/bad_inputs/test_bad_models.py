@@ -197,18 +197,18 @@ def test_code_beside_a_tokenizer_is_not_run(model_folder, monkeypatch):
 
 
 NAMES = {
-    "": "There is no model folder ''",
-    "./no/such": "There is no model folder './no/such'",
-    "/no/such": "There is no model folder '/no/such'",
+    "": "There is no model folder ",
+    "./no/such": "There is no model folder ./no/such",
+    "/no/such": "There is no model folder /no/such",
     "~nobody_of_this_name/model": "There is no model folder",
     "a\0b": "There is no model folder",
     "x/" * 3_000: "There is no model folder",
-    "a b": "There is no model folder 'a b'",
-    "a/b/c": "There is no model folder 'a/b/c'",
+    "a b": "There is no model folder a b",
+    "a/b/c": "There is no model folder a/b/c",
     "../../no/such": "There is no model folder",
     "C:\\models\\bert": "There is no model folder",
-    "[/bold]": "There is no model folder '[/bold]'",
-    "naïve/bert": "There is no model folder 'naïve/bert'",
+    "[/bold]": "There is no model folder [/bold]",
+    "naïve/bert": "There is no model folder naïve/bert",
     "https://example.org/model": "There is no model folder",
     "all-mpnet-base-v2": "is not assembled yet",
 }

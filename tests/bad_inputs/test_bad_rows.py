@@ -161,13 +161,13 @@ def test_scores_out_of_range_are_refused(tmp_path, score):
 
 SOURCES = {
     "": "There is no folder",
-    "/no/such/folder": "There is no folder '/no/such/folder'",
+    "/no/such/folder": "There is no folder /no/such/folder",
     "~nobody_of_this_name/glue": "There is no folder",
     "a\0b": "There is no folder",
     "x" * 5_000: "There is no folder",
-    "nosuch": "There is no folder 'nosuch'",
+    "nosuch": "There is no folder nosuch",
     "pocket": "does not come from source 'pocket'",
-    "Hub": "There is no folder 'Hub'",
+    "Hub": "There is no folder Hub",
     "local": "needs the environment variable FINETUNE_REG_GLUE",
 }
 

@@ -23,7 +23,7 @@ from finetune_reg.tasks import TASKS
 MANY = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 texts = st.text(max_size=8) | st.sampled_from(["010", "1:30", "on", "~", "[/b]", "2024-01-31", "é\x85", "a\nb", "{a}"])
-scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_subnormal=False) | texts
 values = st.recursive(
     scalars,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
@@ -36,7 +36,7 @@ good = {
     "method_hyperparameters": st.just({}),
     "n_train": st.none() | st.integers(-1, 2_100),
     "epochs": st.integers(0, 5),
-    "learning_rate": st.floats(0, 1),
+    "learning_rate": st.floats(0, 1, allow_subnormal=False),
     "seeds": st.lists(st.integers(-1, 2**33), max_size=3, unique=True),
     "seed_subset": st.none() | st.integers(0, 3),
     "held_out_fold": st.none() | st.integers(-1, 6),
