@@ -8,6 +8,7 @@ import nbformat
 import papermill
 import pytest
 from command_line import call
+from sweep_plans import comparable, stored_records
 
 from finetune_reg.errors import InputError
 from finetune_reg.experiment.notebook_parameters import TEMPLATE_PARAMETERS, settings_from
@@ -37,18 +38,20 @@ def parameters(tiny_world):
     return {"task": "rte", "n_train": 8, "epochs": 1, "seeds": [0, 1], **tiny_world}
 
 
-def test_papermill_runs_the_template_and_a_second_sweep_redoes_nothing(parameters, tmp_path):
-    runs = [NotebookRun(parameters), NotebookRun(parameters | {"method": "mixout"})]
-    run_sweep(runs, tmp_path)
-    records = read_records(tmp_path)
-    assert sorted(record.run_id for record in records) == sorted(runs[0].run_ids + runs[1].run_ids)
-    assert all(run.is_finished(tmp_path) for run in runs)
+def test_two_workers_run_the_template_and_a_second_sweep_redoes_nothing(parameters, tmp_path):
+    notebooks = [NotebookRun(parameters), NotebookRun(parameters | {"method": "mixout"})]
+    run_sweep(notebooks, tmp_path, slots=2)
+    for settings in [settings for notebook in notebooks for settings in notebook.settings]:
+        run(settings, tmp_path / "in_this_process")
+    assert len(comparable(tmp_path)) == 4
+    assert comparable(tmp_path) == comparable(tmp_path / "in_this_process")
+    assert all(notebook.is_finished(tmp_path) for notebook in notebooks)
     executed = sorted((tmp_path / "notebooks").glob("*.ipynb"))
-    assert [path.name for path in executed] == sorted(run.name for run in runs)
-    stamps = [path.stat().st_mtime_ns for path in executed]
-    run_sweep(runs, tmp_path)
+    assert [path.name for path in executed] == sorted(notebook.name for notebook in notebooks)
+    stamps, records = [path.stat().st_mtime_ns for path in executed], stored_records(tmp_path)
+    run_sweep(notebooks, tmp_path)
     assert [path.stat().st_mtime_ns for path in executed] == stamps
-    assert read_records(tmp_path) == records
+    assert stored_records(tmp_path) == records
 
 
 def test_plain_papermill_is_refused_by_the_notebook_itself(parameters, tmp_path):
