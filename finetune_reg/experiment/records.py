@@ -152,14 +152,15 @@ def stored_record(output_dir: Path | str, run_id: str) -> RunRecord | None:
         is_there = path.exists() or path.is_symlink()
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror}. Choose another folder.") from error
-    if not is_there:
-        return None
-    try:
-        return read_record(path)
-    except InputError:
-        if os.path.lexists(path):
-            raise
-        return None  # a sweep has just removed it, to make the run again
+    while is_there:
+        try:
+            return read_record(path)
+        except InputError as error:
+            removed = isinstance(error.__cause__, FileNotFoundError) and not path.is_symlink()
+            if not removed:
+                raise
+        is_there = path.exists()  # a sweep has just removed it, to make the run again, and may have made it
+    return None
 
 
 def write_record(record: RunRecord, output_dir: Path | str) -> Path:

@@ -293,9 +293,8 @@ def conclude(states: Counter[str], output_dir: Path) -> None:
     missing = {state: n for state, n in states.items() if state != "done"}
     if missing:
         counts = ", ".join(f"{n} {state}" for state, n in missing.items())
-        sentence = (
+        print_error(
             f"{sum(missing.values())} of {states.total()} runs are not done ({counts}): see `finetune-reg sweep status "
             f"{output_dir}`. `sweep run` makes killed and timed-out runs again, `sweep retry` failed ones, too."
         )
-        print_error(sentence)
         raise typer.Exit(1)

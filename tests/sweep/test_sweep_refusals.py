@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 import os
 import re
-import signal
 import stat
 import subprocess
 import sys
-import time
 
 import dask
-import psutil
 import pytest
 from command_line import COMMAND
-from sweep_plans import ENVIRONMENT, start_sweep, stored_records, survivors, wait_for, workers_of, write_plan
+from sweep_plans import ENVIRONMENT, stored_records, write_plan
 
 from finetune_reg.errors import InputError
 from finetune_reg.sweep import NotebookRun, run_sweep
@@ -74,28 +71,6 @@ def test_run_sweep_at_the_top_of_a_script_is_told_to_go_below_the_guard(tiny_wor
     assert ended.stderr.splitlines()[-1].startswith("finetune_reg.errors.InputError: The workers did not start")
     assert '`if __name__ == "__main__":`' in ended.stderr.splitlines()[-1]
     assert stored_records(tmp_path) == {}
-
-
-@pytest.mark.parametrize("presses", [1, 2])
-def test_ctrl_c_while_workers_start_is_one_sentence(tiny_world, tmp_path, presses):
-    plan = write_plan(tmp_path / "plan.yaml", tiny_world, {"task": ["rte", "stsb"]})
-    hears_interrupts = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    arguments = ("run", plan, "--output-dir", tmp_path / "out", "--slots", 2)
-    process = start_sweep(*arguments, log=tmp_path / "log", **hears_interrupts)
-    workers = wait_for(lambda: workers_of(process), seconds=240)
-    processor = sum(psutil.Process(process.pid).cpu_times()[:2])
-    start = time.monotonic()
-    for _ in range(presses):
-        os.killpg(process.pid, signal.SIGINT)  # all processes of the terminal
-        time.sleep(0.1)
-    assert process.wait(timeout=60) == 130
-    # At its start a sweep takes some seconds of processor time; on a loaded machine its end is as slow as that.
-    assert time.monotonic() - start < max(5, 5 * processor)
-    assert (tmp_path / "log").read_text().splitlines()[-1] == (
-        "Interrupted. Finished runs are kept: repeat the command to go on."
-    )
-    assert "Traceback" not in (tmp_path / "log").read_text()
-    assert survivors(workers) == []
 
 
 SBATCH = {

@@ -43,9 +43,8 @@ def runs(p=0.1, factor=None, seeds=(0, 1, 2), task="entailment"):
         RunSettings(method="child_tuning_f", method_hyperparameters={"keep_probability": p}),
     ]
     records = [
-        RunRecord(run_id="", settings=vars(one.with_seed(seed)), status="ok", metric="accuracy", score=0.5)
-        for one in variants
-        for seed in seeds
+        RunRecord(run_id=made.run_id, settings=vars(made), status="ok", metric="accuracy", score=0.5)
+        for made in (one.with_seed(seed) for one in variants for seed in seeds)
     ]
     return results_table(records)
 

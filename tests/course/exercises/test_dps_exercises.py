@@ -38,7 +38,10 @@ def runs(ratios=(0.05, 0.25), dropout=0.0, seeds=(0, 1, 2), other_seeds=None, ep
     control = {"method_hyperparameters": {"dropout": dropout}, "epochs": epochs}
     variants += [RunSettings(**control).with_seed(seed) for seed in seeds]
     return results_table(
-        [RunRecord(run_id="", settings=vars(one), status="ok", metric="accuracy", score=0.5) for one in variants]
+        [
+            RunRecord(run_id=one.run_id, settings=vars(one), status="ok", metric="accuracy", score=0.5)
+            for one in variants
+        ]
     )
 
 
