@@ -31,7 +31,7 @@ from finetune_reg.report.page_tables import (
     waiting_table,
 )
 from finetune_reg.results import plotting
-from finetune_reg.results.claims import CLAIMS, MECHANISMS, Verdict, judge_all, load_claims
+from finetune_reg.results.claims import CLAIMS, MECHANISMS, load_claims
 from finetune_reg.results.comparable_runs import SCALE
 from finetune_reg.results.published_comparison import beside_published, beside_rows, summarize_as_published
 from finetune_reg.results.published_results import PublishedRows, load_published_results
@@ -44,6 +44,7 @@ from finetune_reg.results.run_tables import (
     short_name,
     summary_table,
 )
+from finetune_reg.results.verdicts import Verdict, judge_all
 from finetune_reg.tasks import get_task
 
 __all__ = ["HEADERS", "checklist", "write_report"]

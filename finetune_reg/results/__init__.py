@@ -9,7 +9,9 @@ comparable_runs.py       which runs may stand side by side
 paired_differences.py    how far two methods differ on equal seeds
 published_results.py     the figures that papers report
 published_comparison.py  ours beside theirs
-claims.py                what papers claim, and our verdicts
+claims.py                what papers claim, as data
+multiple_tests.py        p-values of many comparisons, and what a number of pairs can decide
+verdicts.py              what our runs say to a claim
 selection.py             hyperparameters, chosen on held-out rows
 plotting.py              the figures of notebooks and reports
 """

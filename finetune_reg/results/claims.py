@@ -1,30 +1,15 @@
-"""What papers claim, as data, and what our runs say to it.
+"""What papers claim, as data; `verdicts` says what our runs say to it.
 
 A claim names two methods, tasks, a statistic, a direction and the smallest effect that counts, in points (scores times
 100; of failed runs, percentage points), and, where there is one, the control that would explain the effect without the
 method's idea. `data/claims.yaml` holds those of the papers, `data/mechanisms.yaml` our own hypotheses about why a
-method works. `judge` holds a claim against runs of one scale, by these rules:
-
-- **Pairs.** Runs of equal task, settings and seeds; only a control may differ, in the settings that the claim names. A
-  diverged run counts as the best constant prediction. Tasks are pooled over the seeds that they share, with equal
-  weight; `paired_differences` says how each statistic is compared.
-- **Not run.** A method, or a task, has no pair.
-- **Undecided.** Fewer than `MIN_PAIRS` pairs, with which no two-sided sign-flip test can reach 0.05; or the 95 %
-  interval of the effect has values on both sides of the smallest effect; or the p-value, after Holm's correction over
-  the claims that are judged together and have enough pairs, is not below 0.05.
-- **Not reproduced.** The whole interval lies below the smallest effect.
-- **The claim holds** when the whole interval reaches the smallest effect and the p-value is below 0.05. It is then
-  **reproduced** if it has no control or if the method beats the control, the interval of their difference lying above
-  0; **explained by the control** if it does not and the control's own interval reaches the smallest effect;
-  **undecided** otherwise, and as long as the control has too few pairs.
+method works.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,27 +18,15 @@ import pandas as pd
 from finetune_reg.errors import InputError, unknown_name
 from finetune_reg.hyperparameters.typed_parameters import check_arguments, load_yaml
 from finetune_reg.paths import ROOT
-from finetune_reg.results.comparable_runs import (
-    both_fail,
-    check_changes,
-    check_settings,
-    finished_runs,
-    recipes_of,
-    runs_beside,
-    settings_words,
-)
-from finetune_reg.results.method_labels import MethodSpec, method_identity, method_words
-from finetune_reg.results.paired_differences import Difference, Statistic, difference_of
+from finetune_reg.results.comparable_runs import check_changes, check_settings
+from finetune_reg.results.method_labels import MethodSpec, method_identity
+from finetune_reg.results.paired_differences import Statistic
 from finetune_reg.results.published_results import load_published_results
-from finetune_reg.results.statistics import holm
+from finetune_reg.results.run_tables import short_name
 from finetune_reg.tasks import get_task
 
 CLAIMS = ROOT / "data" / "claims.yaml"
 MECHANISMS = ROOT / "data" / "mechanisms.yaml"
-MIN_PAIRS = 6
-LEVEL = 0.05
-Outcome = Literal["reproduced", "not reproduced", "undecided", "explained by the control", "not run"]
-Role = Literal["method", "against", "control"]
 
 
 @dataclass(frozen=True)
@@ -114,29 +87,6 @@ class Claim:
         check_changes(self.control_settings)
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What the runs say to a claim. Differences are in points, a positive one being in the direction of the claim.
-
-    Attributes:
-        outcome: see the module; `sentence`: the same with its numbers, for people.
-        effect: of the method against the baseline, pooled over the tasks; None when not run.
-        p_value: that of `effect` after Holm's correction; NaN below `MIN_PAIRS` pairs.
-        by_task: the effect on each task, on all seeds of that task.
-        beyond_control: the method against the control; `control_effect`: the control against the baseline; None
-            without a control or without its runs.
-    """
-
-    claim: Claim
-    outcome: Outcome
-    sentence: str
-    effect: Difference | None = None
-    p_value: float = math.nan
-    by_task: dict[str, Difference] = field(default_factory=dict)
-    beyond_control: Difference | None = None
-    control_effect: Difference | None = None
-
-
 def load_claims(path: Path | str = CLAIMS) -> list[Claim]:
     """Read a file of claims: a list of mappings with the fields of `Claim`.
 
@@ -163,6 +113,21 @@ def load_claims(path: Path | str = CLAIMS) -> list[Claim]:
     return list(claims.values())
 
 
+def claim_on(claim: Claim, tasks: Sequence[str], figures: pd.DataFrame) -> Claim:
+    """Return what a claim says of some of its tasks: their evidence, and half of their published effect as the least.
+
+    The smallest effect stays that of the claim where the evidence does not tell its tasks apart.
+    """
+    ours, theirs = (
+        [key for key in keys if figures.task[key] in tasks] for keys in (claim.evidence, claim.evidence_against)
+    )
+    if set(tasks) == set(claim.tasks) or not ours:
+        return replace(claim, tasks=list(tasks))
+    part = replace(claim, tasks=list(tasks), evidence=ours, evidence_against=theirs)
+    effect = published_effect(part, figures)
+    return part if effect is None else replace(part, minimal_effect=max(round(effect / 2, 1), 0.1))
+
+
 def published_effect(claim: Claim, figures: pd.DataFrame) -> float | None:
     """Return the effect that the evidence reports, averaged over its figures and positive in the claim's direction.
 
@@ -182,116 +147,15 @@ def published_effect(claim: Claim, figures: pd.DataFrame) -> float | None:
     return effect if claim.direction == "higher" else -effect
 
 
-def judge(claim: Claim, table: pd.DataFrame) -> Verdict:
-    """Judge one claim as `judge_all` does.
-
-    Raises:
-        InputError: as `judge_all`, or the method was run at several settings on one task.
-    """
-    return _judged([claim], finished_runs(table))[0]
-
-
-def judge_all(claims: Sequence[Claim], table: pd.DataFrame) -> list[Verdict]:
-    """Judge claims together on the runs of one scale.
+def is_reduced(claim: Claim, model_name: str, n_train: float | None, figures: pd.DataFrame) -> bool:
+    """Tell whether a model, or a number of training rows, is not that of a claim's evidence; False for one of ours.
 
     Args:
-        table: as from `results_table`, filtered to one source, model and number of training rows. Runs on held-out
-            folds are passed over: they choose settings, and report nothing.
-
-    Returns:
-        A verdict per claim, in their order. Where the table has the method at several settings on one task, there is
-        one for each of them, whose claim has it in its `settings`.
-
-    Raises:
-        InputError: the table mixes scales, or holds one run twice.
+        n_train: None or NaN is the whole training set, which the evidence is taken to have used as well.
     """
-    runs = finished_runs(table)
-    at_settings = [
-        replace(claim, settings=settings)
-        for claim in claims
-        for settings in recipes_of(runs, claim.tasks, claim.method, claim.settings)
-    ]
-    return _judged(at_settings, runs)
-
-
-def _judged(claims: Sequence[Claim], runs: pd.DataFrame) -> list[Verdict]:
-    effects = [_effect(claim, runs, "method", "against") for claim in claims]
-    p_values = holm([math.nan if effect is None or effect.n < MIN_PAIRS else effect.p_value for effect in effects])
-    return [_verdict(claim, runs, *found) for claim, *found in zip(claims, effects, p_values.tolist(), strict=True)]
-
-
-def _verdict(claim: Claim, runs: pd.DataFrame, effect: Difference | None, p_value: float) -> Verdict:
-    method, against, where = method_words(claim.method), method_words(claim.against), ", ".join(claim.tasks)
-    if claim.settings:
-        where += f" with {settings_words(claim.settings)}"
-    if effect is None:
-        return Verdict(claim, "not run", f"Not run: {method} and {against} have no common seed on {where}.")
-    on_task = {task: _effect(claim, runs, "method", "against", [task]) for task in claim.tasks}
-    by_task = {task: found for task, found in on_task.items() if found is not None}
-    beyond = control_effect = None
-    if claim.control is not None:
-        beyond = _effect(claim, runs, "method", "control")
-        control_effect = _effect(claim, runs, "control", "against")
-    outcome, reason = _decide(claim, effect, p_value, beyond, control_effect)
-    what = f"{claim.statistic.replace('_', ' ')} of {method} on {where}"
-    numbers = f"{effect.n} pairs" + ("" if math.isnan(p_value) else f", p = {p_value:.3f}")
-    opposite = "lower" if claim.direction == "higher" else "higher"
-    size, direction = (-effect, opposite) if effect.value < 0 else (effect, claim.direction)
-    sentence = (
-        f"{outcome.capitalize()}: the {what} is {_words(size, sign='')} points {direction} than that of {against} "
-        f"({numbers}), where {claim.minimal_effect:g} {claim.direction} would count; {reason}."
+    if claim.read == "ours":
+        return False
+    evidence = figures.loc[claim.evidence]
+    return short_name(model_name) not in set(evidence.model) or not (
+        pd.isna(n_train) or n_train in set(evidence.n_train)
     )
-    if failing := [task for task in claim.tasks if both_fail(runs, task, claim.method, claim.against, claim.settings)]:
-        sentence += f" No run of either beats the best constant answer on {', '.join(failing)}."
-    return Verdict(claim, outcome, sentence, effect, p_value, by_task, beyond, control_effect)
-
-
-def _decide(
-    claim: Claim,
-    effect: Difference,
-    p_value: float,
-    beyond: Difference | None,
-    control_effect: Difference | None,
-) -> tuple[Outcome, str]:
-    if math.isnan(p_value):
-        return "undecided", f"no test decides with fewer than {MIN_PAIRS} pairs"
-    if effect.high < claim.minimal_effect:
-        return "not reproduced", "the whole interval falls short of that"
-    if effect.low < claim.minimal_effect:
-        return "undecided", "the interval has values on both sides"
-    if p_value >= LEVEL:
-        return "undecided", f"the corrected p-value is not below {LEVEL}"
-    if claim.control is None:
-        return "reproduced", "no control is known"
-    otherwise = f" with {settings_words(claim.control_settings)}" if claim.control_settings else ""
-    control = f"{method_words(claim.control)}{otherwise}"
-    if beyond is None or control_effect is None or min(beyond.n, control_effect.n) < MIN_PAIRS:
-        return "undecided", f"it holds, but the control {control} has fewer than {MIN_PAIRS} pairs"
-    reason = f"the control {control} gains {_words(control_effect)}, the method {_words(beyond)} beyond it"
-    if beyond.low > 0:
-        return "reproduced", reason
-    return ("explained by the control" if control_effect.low >= claim.minimal_effect else "undecided"), reason
-
-
-def _effect(
-    claim: Claim, runs: pd.DataFrame, first: Role, second: Role, tasks: Sequence[str] | None = None
-) -> Difference | None:
-    """Compare two of the claim's methods on the seeds common to the tasks; positive in the claim's direction."""
-    column = "failed" if claim.statistic == "failed_fraction" else "points"
-    changes = {"control": claim.control_settings}
-    samples = {}
-    for role, task in product((first, second), tasks or claim.tasks):
-        beside = runs_beside(runs, task, claim.method, getattr(claim, role), claim.settings, changes.get(role, {}))
-        if beside.empty:
-            return None
-        samples[role, task] = beside[column]
-    scores = pd.concat(samples, axis=1, join="inner").to_numpy().T
-    if not scores.size:
-        return None
-    difference = difference_of(claim.statistic, *scores.reshape(2, -1, scores.shape[1]))
-    return difference if claim.direction == "higher" else -difference
-
-
-def _words(difference: Difference, sign: Literal["+", ""] = "+") -> str:
-    interval = "" if math.isnan(difference.low) else f" [{difference.low:z.1f}, {difference.high:z.1f}]"
-    return f"{difference.value:{sign}z.1f}{interval}"

@@ -67,11 +67,11 @@ def settings_words(changes: Mapping[str, Any]) -> str:
 
 
 def finished_runs(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the finished runs of one scale: tasks, seeds and settings, and three columns more.
+    """Return the finished runs of one scale: tasks, seeds and settings, and four columns more.
 
     Runs on held-out folds are left out. The columns are `points`, the score times 100, for a diverged run that of the
-    best constant prediction; `failed`, 100 for a run that is not above that and 0 for any other; and `identity`, see
-    `method_identity`.
+    best constant prediction; `above_constant`, how far they are above the latter; `failed`, 100 for a run that is not
+    above it and 0 for any other; and `identity`, see `method_identity`.
 
     Raises:
         InputError: the table mixes sources, models or numbers of training rows, or holds runs that may not be compared
@@ -83,8 +83,10 @@ def finished_runs(table: pd.DataFrame) -> pd.DataFrame:
             raise InputError(f"Claims are judged at one scale, but the table has {name} {', '.join(map(str, found))}.")
     runs = table[table.status.isin(FINISHED) & table.held_out_fold.isna()].reset_index(drop=True)
     methods = zip(runs.method, runs.method_hyperparameters, strict=True)
-    return runs[["task", *PAIRED_BY, *RECIPE]].assign(
-        points=100 * counted_scores(runs),
+    points = 100 * counted_scores(runs)
+    return runs[["task", *PAIRED_BY, *RECIPE, *SCALE]].assign(
+        points=points,
+        above_constant=points - 100 * runs.majority_score.astype(float),
         failed=100.0 * runs.below_majority.astype(bool),
         identity=[method_identity({name: json.loads(hyperparameters)}) for name, hyperparameters in methods],
     )
@@ -150,13 +152,6 @@ def runs_beside(
     if chosen.index.has_duplicates:
         raise InputError(f"The table holds a run of {method_words(method)} on {task} twice: keep one row per seed.")
     return chosen
-
-
-def both_fail(
-    runs: pd.DataFrame, task: str, leading: MethodSpec, method: MethodSpec, settings: Mapping[str, Any]
-) -> bool:
-    """Return whether no run of two methods on a task beats the best constant prediction; see `runs_beside`."""
-    return all(runs_beside(runs, task, leading, spec, settings, {}).failed.all() for spec in (leading, method))
 
 
 def _changed(value: Any, change: Any) -> Any:

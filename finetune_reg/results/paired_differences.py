@@ -5,7 +5,7 @@ at once. The statistics of the tasks are averaged with equal weight.
 
 - `mean`, `failed_fraction` and `probability_of_improvement` (percentage of pairs that the method wins, ties counting
   half, minus 50) are means over seeds: `compare_paired` gives them a t interval and a sign-flip test, which for
-  failures on one task is McNemar's exact test and for wins the sign test.
+  failures on one task is McNemar's exact test and for wins the sign test. A mean has a t test beside it.
 - `median`, `max` and `std` (ddof 1): percentile bootstrap over seeds, and a permutation test that exchanges the two
   methods within seeds. For `std` each sample is centred at its median first, so that a difference in location is not
   taken for one in spread; centred at its mean, a sample with one collapsed run in ten would be called more spread than
@@ -14,7 +14,8 @@ at once. The statistics of the tasks are averaged with equal weight.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -33,7 +34,8 @@ class Difference:
     Attributes:
         n: pairs of runs per task; `value`: the difference; `low`, `high`: its 95 % interval, as above; the three have
             the unit of the scores, a probability of improvement percentage points.
-        p_value: two-sided, for no difference; 1 below two pairs.
+        p_value: two-sided, for no difference, of the sign-flip or permutation test; 1 below two pairs.
+        t_p_value: that of the t test of a mean; NaN for any other statistic.
     """
 
     n: int
@@ -41,9 +43,10 @@ class Difference:
     low: float
     high: float
     p_value: float
+    t_p_value: float = math.nan
 
     def __neg__(self) -> Difference:
-        return Difference(self.n, -self.value, -self.high, -self.low, self.p_value)
+        return replace(self, value=-self.value, low=-self.high, high=-self.low)
 
 
 def difference_of(statistic: Statistic, scores: np.ndarray, reference: np.ndarray) -> Difference:
@@ -58,8 +61,19 @@ def difference_of(statistic: Statistic, scores: np.ndarray, reference: np.ndarra
         return _resampled(statistic, scores, reference)
     if statistic == "probability_of_improvement":
         scores, reference = 50 * np.sign(scores - reference), np.zeros_like(reference)
-    comparison = compare_paired(scores.mean(axis=0), reference.mean(axis=0))
-    return Difference(comparison.n, comparison.difference, comparison.low, comparison.high, comparison.p_value)
+    found = compare_paired(scores.mean(axis=0), reference.mean(axis=0))
+    t_p_value = found.t_p_value if statistic == "mean" else math.nan
+    return Difference(found.n, found.difference, found.low, found.high, found.p_value, t_p_value)
+
+
+def statistic_of(statistic: Statistic, scores: np.ndarray) -> float:
+    """Return a statistic of one method's scores of shape (n,), `"failed_fraction"` of failures, 0 or 100.
+
+    There is none of a probability of improvement, which needs two methods.
+    """
+    if statistic in ("mean", "failed_fraction"):
+        return float(np.mean(scores))
+    return float(_of_each_task(statistic, scores)) if len(scores) > 1 or statistic != "std" else math.nan
 
 
 def _resampled(statistic: Statistic, scores: np.ndarray, reference: np.ndarray) -> Difference:

@@ -59,6 +59,7 @@ class PairedComparison:
         n: pairs; `difference`: mean difference; `low`, `high`: its 95 % t interval.
         p_value: of the two-sided sign-flip permutation test of zero mean difference (exact for few pairs); 1 when
             all differences are 0, and below 2 pairs.
+        t_p_value: of the two-sided t test; that of the sign-flip test where the differences have no spread.
     """
 
     n: int
@@ -66,6 +67,7 @@ class PairedComparison:
     low: float
     high: float
     p_value: float
+    t_p_value: float
 
 
 @dataclass(frozen=True)
@@ -125,26 +127,9 @@ def compare_paired(scores: ArrayLike, baseline: ArrayLike) -> PairedComparison:
         )
         p_value = float(test.pvalue)
     mean = float(differences.mean()) if len(differences) else float("nan")
-    return PairedComparison(len(differences), mean, low, high, p_value)
-
-
-def holm(p_values: ArrayLike) -> np.ndarray:
-    """Return Holm's adjusted p-values in the order given: rejecting those below a level errs at most that often at all.
-
-    Args:
-        p_values: shape (n,), in [0, 1]; NaN is a comparison that was not tested, stays NaN and does not count.
-
-    Raises:
-        InputError: a value outside [0, 1].
-    """
-    values = np.asarray(p_values, dtype=float)
-    if np.any((values < 0) | (values > 1)):
-        raise InputError(f"p-values lie between 0 and 1, not {values.min()} to {values.max()}.")
-    order = np.argsort(values)[: np.isfinite(values).sum()]  # NaN sorts last
-    stepped = values[order] * np.arange(len(order), 0, -1)
-    adjusted = np.full_like(values, np.nan)
-    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
-    return adjusted
+    has_spread = len(differences) > 1 and np.ptp(differences) > 0
+    t_p_value = float(stats.ttest_1samp(differences, 0.0).pvalue) if has_spread else p_value
+    return PairedComparison(len(differences), mean, low, high, p_value, t_p_value)
 
 
 def interquartile_mean(scores: np.ndarray) -> Estimate:

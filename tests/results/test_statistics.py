@@ -13,7 +13,6 @@ from finetune_reg.errors import InputError
 from finetune_reg.results.statistics import (
     compare_paired,
     expected_validation_performance,
-    holm,
     interquartile_mean,
     mean_interval,
     probability_of_improvement,
@@ -99,21 +98,6 @@ def test_p_values_of_collapsing_runs_do_not_promise_too_much():
     p_values = np.array([compare_paired(draw(rng, 7), draw(rng, 7)).p_value for _ in range(500)])
     for level in (0.05, 0.1, 0.25):
         assert np.mean(p_values <= level) <= level + 3 * math.sqrt(level / 500)
-
-
-def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.7]) == pytest.approx([1.0, 1.0])
-    assert holm([0.04, math.nan, 0.02]) == pytest.approx([0.04, math.nan, 0.04], nan_ok=True)
-    assert len(holm([])) == 0
-    with pytest.raises(InputError, match="between 0 and 1"):
-        holm([0.5, 1.5])
-
-
-def test_holm_rejects_a_true_hypothesis_at_most_as_often_as_its_level():
-    rng = np.random.default_rng(3)
-    families = rng.uniform(size=(2_000, 10))
-    assert np.mean([holm(family).min() <= 0.05 for family in families]) == pytest.approx(0.05, abs=0.02)
 
 
 def test_interquartile_mean_by_hand():
