@@ -90,8 +90,9 @@ def run(
     """Execute the template notebook with papermill: one task, one method, a list of seeds."""
     from finetune_reg.sweep import NotebookRun
     from finetune_reg.sweep.availability import check_sources
+    from finetune_reg.sweep.protocol import usable_folder
 
-    folder = sweep_commands.usable_folder(output_dir)
+    folder = usable_folder(output_dir)
     notebook = NotebookRun(_parameters(parameter or []))
     check_sources([notebook])
     states = sweep_commands.make_notebook(notebook, folder)
@@ -117,7 +118,7 @@ def reproduce(
 
     protocol = sweep_commands.read_named_plan(plan, scale)
     folder = sweep_commands.folder_of(protocol, output_dir)
-    sweep_commands.print_plan(protocol, folder)
+    sweep_commands.print_plan(notebooks_of(protocol), folder)
     if engine == "local":
         check_available(run for run in notebooks_of(protocol) if not run.is_finished(folder))
     states = sweep_commands.make_runs(protocol, folder, engine=engine, slots=slots, time_limit=time_limit)
@@ -141,8 +142,9 @@ def restore(
     """Write a table's runs back as records: a sweep in that folder then makes only the missing ones."""
     from finetune_reg.results.restoring import restore
     from finetune_reg.results.run_tables import load_results
+    from finetune_reg.sweep.protocol import usable_folder
 
-    folder = sweep_commands.usable_folder(output_dir)
+    folder = usable_folder(output_dir)
     console.print(f"{len(restore(load_results(table), folder))} runs in {output_dir}", soft_wrap=True)
 
 
@@ -235,8 +237,9 @@ def pretrain_pocket(
     """Pretrain the toy encoder anew and write weights, tokenizer and the record of its pretraining."""
     from finetune_reg.paths import POCKET
     from finetune_reg.pocket.pretraining import pretrain_pocket
+    from finetune_reg.sweep.protocol import usable_folder
 
-    folder = sweep_commands.usable_folder(output_dir or POCKET)
+    folder = usable_folder(output_dir or POCKET)
     console.print(pretrain_pocket(folder, updates=updates, seed=seed, bfloat16=bfloat16))
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from finetune_reg.errors import InputError, MissingInputError
-from finetune_reg.experiment.encoders import load_encoder
 from finetune_reg.experiment.records import FINISHED, RunRecord, record_path
 from finetune_reg.tasks import get_task, load_task
 from finetune_reg.tasks.loading import ReadSplit, read_labelled_rows
@@ -73,6 +72,8 @@ def _hashes(
 
 
 def _weights(model_name: str, task: str) -> str | None:
+    from finetune_reg.experiment.encoders import load_encoder  # loads transformers, which tables do without
+
     try:
         with torch.random.fork_rng(devices=[]):
             return load_encoder(model_name, get_task(task), seed=0).weights_hash

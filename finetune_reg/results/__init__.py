@@ -6,11 +6,11 @@ table_checks.py          one row per run, equal rows and weights under equal nam
 restoring.py             from a table back to records
 statistics.py            intervals, tests, aggregates over tasks
 comparable_runs.py       which runs may stand side by side
-paired_differences.py    how far two methods differ on equal seeds
+paired_differences.py    how far two methods differ on equal seeds, alone and among many comparisons
 published_results.py     the figures that papers report
 published_comparison.py  ours beside theirs
 claims.py                what papers claim, as data
-multiple_tests.py        p-values of many comparisons, and what a number of pairs can decide
+planned_claims.py        what the runs of a plan can decide
 verdicts.py              what our runs say to a claim
 selection.py             hyperparameters, chosen on held-out rows
 plotting.py              the figures of notebooks and reports

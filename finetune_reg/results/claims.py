@@ -8,7 +8,8 @@ method works.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -111,6 +112,12 @@ def load_claims(path: Path | str = CLAIMS) -> list[Claim]:
             if key not in figures:
                 raise unknown_name(f"published figure (evidence of {where})", key, figures)
     return list(claims.values())
+
+
+def comparison(claim: Claim) -> Hashable:
+    """Return what two claims share that make the same test, whatever effect would count and whatever the control."""
+    methods = method_identity(claim.method), method_identity(claim.against)
+    return *methods, frozenset(claim.tasks), claim.statistic, json.dumps(claim.settings, sort_keys=True)
 
 
 def claim_on(claim: Claim, tasks: Sequence[str], figures: pd.DataFrame) -> Claim:

@@ -15,15 +15,17 @@ at once. The statistics of the tasks are averaged with equal weight.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
 from scipy import stats
 
-from finetune_reg.results.statistics import RESAMPLES, SEED, compare_paired
+from finetune_reg.results.statistics import LEVEL, RESAMPLES, SEED, compare_paired, holm, permutation_floor
 
 Statistic = Literal["mean", "median", "max", "std", "failed_fraction", "probability_of_improvement"]
+MIN_PAIRS = 6
 STATISTICS: tuple[str, ...] = get_args(Statistic)
 
 
@@ -66,7 +68,7 @@ def difference_of(statistic: Statistic, scores: np.ndarray, reference: np.ndarra
     return Difference(found.n, found.difference, found.low, found.high, found.p_value, t_p_value)
 
 
-def statistic_of(statistic: Statistic, scores: np.ndarray) -> float:
+def level_of(statistic: Statistic, scores: np.ndarray) -> float:
     """Return a statistic of one method's scores of shape (n,), `"failed_fraction"` of failures, 0 or 100.
 
     There is none of a probability of improvement, which needs two methods.
@@ -74,6 +76,39 @@ def statistic_of(statistic: Statistic, scores: np.ndarray) -> float:
     if statistic in ("mean", "failed_fraction"):
         return float(np.mean(scores))
     return float(_of_each_task(statistic, scores)) if len(scores) > 1 or statistic != "std" else math.nan
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """p-values of one effect after Holm's correction; those of a claim that was not tested are NaN.
+
+    Attributes:
+        t: of the t test, NaN where the statistic has none; `permutation`: of the sign-flip or permutation test.
+        tests: how many comparisons the correction counts.
+        floor: the smallest p-value that the permutation test can reach with these pairs, times `tests`.
+    """
+
+    t: float = math.nan
+    permutation: float = math.nan
+    tests: int = 0
+    floor: float = math.nan
+
+    @property
+    def deciding(self) -> float:
+        """The larger of the two; that of the t test alone where the permutation test can decide nothing."""
+        if math.isnan(self.t):
+            return self.permutation
+        return self.t if self.floor > LEVEL else max(self.t, self.permutation)
+
+
+def correct(effects: Sequence[Difference]) -> list[Corrected]:
+    """Correct the p-values of effects that are tested together."""
+    t, permutation = (holm([getattr(effect, name) for effect in effects]) for name in ("t_p_value", "p_value"))
+    floors = [permutation_floor(effect.n) * len(effects) for effect in effects]
+    return [
+        Corrected(float(of_t), float(of_permutation), len(effects), floor)
+        for of_t, of_permutation, floor in zip(t, permutation, floors, strict=True)
+    ]
 
 
 def _resampled(statistic: Statistic, scores: np.ndarray, reference: np.ndarray) -> Difference:

@@ -15,9 +15,9 @@ from finetune_reg.experiment.records import FINISHED, SCHEMA_VERSION, RunRecord,
 from finetune_reg.experiment.settings import SEEDS, SETTING_DEFAULTS, SETTING_TYPES
 from finetune_reg.paths import existing_folder
 from finetune_reg.results.method_labels import method_label, short_method_label  # noqa: F401 (notebooks)
-from finetune_reg.results.multiple_tests import holm
 from finetune_reg.results.statistics import (
     compare_paired,
+    holm,
     interquartile_mean,
     probability_of_improvement,
     summarize,

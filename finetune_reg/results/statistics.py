@@ -18,17 +18,20 @@ Matrices of scores have shape (runs, tasks), as from `results.score_matrix`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special, stats
+from scipy import optimize, special, stats
 
 from finetune_reg.errors import InputError
 
 RESAMPLES = 9_999
 SEED = 0
 CONFIDENCE = 0.95
+LEVEL = 0.05
+POWER = 0.8
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,48 @@ def compare_paired(scores: ArrayLike, baseline: ArrayLike) -> PairedComparison:
     has_spread = len(differences) > 1 and np.ptp(differences) > 0
     t_p_value = float(stats.ttest_1samp(differences, 0.0).pvalue) if has_spread else p_value
     return PairedComparison(len(differences), mean, low, high, p_value, t_p_value)
+
+
+def holm(p_values: ArrayLike) -> np.ndarray:
+    """Return Holm's adjusted p-values in the order given: rejecting those below a level errs at most that often at all.
+
+    Args:
+        p_values: shape (n,), in [0, 1]; NaN is a comparison that was not tested, stays NaN and does not count.
+
+    Raises:
+        InputError: a value outside [0, 1].
+    """
+    values = np.asarray(p_values, dtype=float)
+    if np.any((values < 0) | (values > 1)):
+        raise InputError(f"p-values lie between 0 and 1, not {values.min()} to {values.max()}.")
+    order = np.argsort(values)[: np.isfinite(values).sum()]  # NaN sorts last
+    stepped = values[order] * np.arange(len(order), 0, -1)
+    adjusted = np.full_like(values, np.nan)
+    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
+    return adjusted
+
+
+def permutation_floor(pairs: int) -> float:
+    """Return the smallest p-value of a two-sided test that exchanges the methods within pairs: 2 / 2^pairs."""
+    return 2.0 ** (1 - pairs)
+
+
+def smallest_decided_effect(pairs: int, tests: int) -> float:
+    """Return the smallest effect that a t test finds with probability `POWER`, in standard deviations of differences.
+
+    The test has to be below `LEVEL` after the strictest step of Holm's correction, over `tests` comparisons, and the
+    differences are taken as normal.
+
+    Args:
+        pairs: >= 2; tests: >= 1.
+    """
+    freedom = pairs - 1
+    critical = stats.t.isf(LEVEL / tests / 2, freedom)
+
+    def shortfall(effect: float) -> float:
+        return float(stats.nct.sf(critical, freedom, effect * math.sqrt(pairs))) - POWER
+
+    return float(optimize.brentq(shortfall, 0.0, 2 * critical + 10))
 
 
 def interquartile_mean(scores: np.ndarray) -> Estimate:

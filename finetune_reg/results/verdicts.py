@@ -22,7 +22,6 @@ claims. All other statistics have the permutation test alone.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,13 +32,12 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from finetune_reg.results.claims import Claim, claim_on, is_reduced
+from finetune_reg.results.claims import Claim, claim_on, comparison, is_reduced
 from finetune_reg.results.comparable_runs import finished_runs, recipes_of, runs_beside, settings_words
-from finetune_reg.results.method_labels import MethodSpec, method_identity, method_words
-from finetune_reg.results.multiple_tests import LEVEL, MIN_PAIRS, Corrected, correct
-from finetune_reg.results.paired_differences import Difference, difference_of, statistic_of
+from finetune_reg.results.method_labels import MethodSpec, method_words
+from finetune_reg.results.paired_differences import MIN_PAIRS, Corrected, Difference, correct, difference_of, level_of
 from finetune_reg.results.published_results import load_published_results
-from finetune_reg.results.statistics import mean_interval
+from finetune_reg.results.statistics import LEVEL, mean_interval
 
 Outcome = Literal[
     "reproduced", "not reproduced", "undecided", "explained by the control", "not testable here", "not run"
@@ -140,12 +138,6 @@ class _Case:
     def effect(self) -> Difference | None:
         return self.compare("method", "against", self.tasks) if self.is_run and self.tasks else None
 
-    @property
-    def comparison(self) -> Hashable:
-        """What two claims share that make the same test."""
-        methods = method_identity(self.claim.method), method_identity(self.claim.against)
-        return *methods, frozenset(self.tasks), self.claim.statistic, json.dumps(self.claim.settings, sort_keys=True)
-
     def compare(self, first: Role, second: Role, tasks: Sequence[str]) -> Difference | None:
         """Compare two of the claim's methods on the seeds common to the tasks; positive in the claim's direction."""
         column = "failed" if self.claim.statistic == "failed_fraction" else "points"
@@ -176,7 +168,7 @@ class _Case:
         if self.claim.statistic == "probability_of_improvement":
             return ""
         column = "failed" if self.claim.statistic == "failed_fraction" else "points"
-        level = statistic_of(self.claim.statistic, self.runs_of["against", task][column].to_numpy())
+        level = level_of(self.claim.statistic, self.runs_of["against", task][column].to_numpy())
         room = level if self.claim.direction == "lower" else 100 - level
         if room < self.claim.minimal_effect:
             return f"the {_statistic_words(self.claim)} of {method_words(self.claim.against)} is {level:.1f}"
@@ -199,13 +191,18 @@ def _corrected(cases: Sequence[_Case], family: Callable[[Claim], str]) -> list[C
     effects: dict[str, dict[Hashable, Difference]] = {}
     for case in cases:
         if case.effect is not None and case.effect.n >= MIN_PAIRS:
-            effects.setdefault(family(case.claim), {})[case.comparison] = case.effect
+            effects.setdefault(family(case.claim), {})[comparison(case.tested)] = case.effect
     corrected = {
-        (name, comparison): found
+        (name, tested): found
         for name, of_family in effects.items()
-        for comparison, found in zip(of_family, correct(list(of_family.values())), strict=True)
+        for tested, found in zip(of_family, correct(list(of_family.values())), strict=True)
     }
-    return [corrected.get((family(case.claim), case.comparison), Corrected()) for case in cases]
+    return [
+        Corrected()
+        if case.effect is None
+        else corrected.get((family(case.claim), comparison(case.tested)), Corrected())
+        for case in cases
+    ]
 
 
 def _verdict(case: _Case, of_paper: Corrected, of_all: Corrected) -> Verdict:

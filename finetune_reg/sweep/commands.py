@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import stat
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from finetune_reg.console import console, print_error
@@ -56,9 +55,13 @@ TimeLimit = Annotated[
 
 @app.command()
 def plan(plan: PlanName, scale: Scale = None, output_dir: OutputDir = None) -> None:
-    """Show the runs of a plan, how many are done, and what the rest will cost. Starts nothing, reads no data."""
+    """Show the runs of a plan, what the rest will cost, and what all can decide. Starts nothing, reads no data."""
+    from finetune_reg.sweep.plan import notebooks_of
+
     protocol = read_named_plan(plan, scale)
-    print_plan(protocol, folder_of(protocol, output_dir))
+    runs = notebooks_of(protocol)
+    print_plan(runs, folder_of(protocol, output_dir))
+    print_claims(runs)
 
 
 @app.command("retry", help="Like `run`, and make failed runs again: an error repeats itself unless its cause is gone.")
@@ -92,6 +95,7 @@ def run_one(
 ) -> None:
     """Make the runs of one notebook in this process; for job arrays, whose plan `export` keeps in the folder."""
     from finetune_reg.sweep.plan import notebooks_of, stored_plan
+    from finetune_reg.sweep.protocol import usable_folder
 
     runs = {run.stem: run for run in stored_plan(output_dir)} if output_dir else {}
     if output_dir and notebook in runs:
@@ -110,7 +114,7 @@ def status(folder: Annotated[Path, typer.Argument(help="Folder of a sweep.")]) -
     from finetune_reg.sweep.status import STATES, sweep_status
 
     counts, unfinished = sweep_status(Path(os.path.abspath(folder)))
-    table = Table("task", "method")
+    table = Table("task", Column("method", overflow="fold"))
     for state in STATES:
         table.add_column(state, justify="right")
     for (task, method), states in counts.items():
@@ -118,7 +122,6 @@ def status(folder: Annotated[Path, typer.Argument(help="Folder of a sweep.")]) -
     table.add_section()
     total = sum(counts.values(), Counter())
     table.add_row("all", "", *(str(total[state]) for state in STATES))
-    table.columns[1].overflow = "fold"
     console.print(table)
     for record in unfinished[:SHOWN_ERRORS]:
         where = f"{record.settings['task']}, {record.settings['method']}, seed {record.settings['seed_init']}"
@@ -164,55 +167,52 @@ def folder_of(protocol: Protocol, output_dir: Path | None) -> Path:
     Raises:
         InputError, OSError: as `usable_folder`.
     """
+    from finetune_reg.sweep.protocol import usable_folder
+
     return usable_folder(output_dir or Path("runs") / protocol.title)
 
 
-def usable_folder(folder: Path) -> Path:
-    """Return the absolute path of a folder that is to be written to, if it is one or could become one.
-
-    Raises:
-        InputError: it is a file.
-        OSError: no folder can have this path: below a file, a loop of links, or too long a name.
-    """
-    folder = Path(os.path.abspath(folder))
-    try:
-        is_folder = stat.S_ISDIR(folder.stat().st_mode)
-    except FileNotFoundError:
-        return folder
-    if not is_folder:
-        raise InputError(f"{folder} is a file: give a folder, or a path where none is yet.")
-    return folder
-
-
-def print_plan(protocol: Protocol, output_dir: Path) -> None:
+def print_plan(runs: list[NotebookRun], output_dir: Path) -> None:
     """Print the notebooks of a plan with their cost, and the sum."""
     from finetune_reg.sweep.availability import default_slots
     from finetune_reg.sweep.cost import OPERATIONS_PER_SECOND, SECONDS_PER_NOTEBOOK, estimate_costs
-    from finetune_reg.sweep.plan import notebooks_of
 
-    runs = notebooks_of(protocol)
     costs = estimate_costs(runs, output_dir)
-    table = Table("task", "method", "runs", "done", "passes", "time", "time from")
+    table = Table("task", Column("method", overflow="fold"), "runs", "done", "passes", "time", "time from")
     varying = [name for name in ("n_train", "epochs") if len({getattr(run.settings[0], name) for run in runs}) > 1]
     for run, cost in zip(runs, costs, strict=True):
         figures = (f"{cost.passes:,}", _duration(cost.seconds), cost.basis) if cost.left else ("", "", "")
         sizes = [f"{name} {getattr(run.settings[0], name) or 'all'}" for name in varying]
         what = ", ".join([run.settings[0].task, *sizes])
         table.add_row(what, run.label, str(len(run.settings)), str(cost.done), *figures)
-    table.columns[1].overflow = "fold"
     console.print(table)
     left, done = sum(cost.left for cost in costs), sum(cost.done for cost in costs)
     seconds, slots = sum(cost.seconds for cost in costs), default_slots()
     passes, operations = sum(cost.passes for cost in costs), sum(cost.operations for cost in costs)
-    rate = OPERATIONS_PER_SECOND["float32"]
     sentences = (
         f"{left + done} runs in {len(runs)} notebooks, {done} done.",
         f"Left: {passes:,} forward and backward passes, {operations:.1e} floating-point operations, about "
         f"{_duration(seconds)} on one slot, {_duration(seconds / slots)} on the {slots} of this machine.",
-        f"Times come from finished runs of the same model; without any, from its size, for one core "
-        f"({rate:.0e} operations a second in float32, {SECONDS_PER_NOTEBOOK:g} s a kernel).",
+        "Times come from finished runs of the same model; without any, from its size, for one core ("
+        f"{OPERATIONS_PER_SECOND['float32']:.0e} operations a second in float32, {SECONDS_PER_NOTEBOOK:g} s a kernel).",
     )
     console.print(" ".join(sentences))
+
+
+def print_claims(runs: list[NotebookRun]) -> None:
+    """Print the claims of papers that a plan, unless it is a toy, has pairs for, and what these can decide."""
+    planned = [settings for run in runs for settings in run.settings if settings.source != "pocket"]
+    if not planned:
+        return
+    from finetune_reg.results.claims import load_claims
+    from finetune_reg.results.planned_claims import LEGEND, planned_claims
+
+    table = Table("claim of a paper", "pairs", "comparisons", "smallest effect", "counts from", caption=LEGEND)
+    for found in planned_claims(load_claims(), planned):
+        cells = found.claim.id, str(found.pairs), str(found.tests), found.effect_words
+        table.add_row(*cells, f"{found.claim.minimal_effect:g} points")
+    if table.rows:
+        console.print(table)
 
 
 def _duration(seconds: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -189,3 +190,20 @@ def _identity(method: MethodSpec) -> str:
 @cache
 def _identity_of(method: str) -> str:
     return method_identity(json.loads(method))
+
+
+def usable_folder(folder: Path) -> Path:
+    """Return the absolute path of a folder that is to be written to, if it is one or could become one.
+
+    Raises:
+        InputError: it is a file.
+        OSError: no folder can have this path: below a file, a loop of links, or too long a name.
+    """
+    folder = Path(os.path.abspath(folder))
+    try:
+        is_folder = stat.S_ISDIR(folder.stat().st_mode)
+    except FileNotFoundError:
+        return folder
+    if not is_folder:
+        raise InputError(f"{folder} is a file: give a folder, or a path where none is yet.")
+    return folder

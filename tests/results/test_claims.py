@@ -11,7 +11,9 @@ from finetune_reg.errors import InputError
 from finetune_reg.hyperparameters.typed_parameters import load_yaml
 from finetune_reg.methods import SMART, AttentionGuidedWeightMixup, ChildTuningD, ChildTuningF
 from finetune_reg.results.claims import CLAIMS, MECHANISMS, load_claims, published_effect
+from finetune_reg.results.planned_claims import PlannedClaim, planned_claims
 from finetune_reg.results.published_results import load_published_results
+from finetune_reg.results.statistics import smallest_decided_effect
 from finetune_reg.sweep import find_plan, read_plan
 
 
@@ -141,3 +143,20 @@ def test_files_that_are_no_list_of_claims_are_refused(tmp_path):
     path.write_text(str([entry]))
     with pytest.raises(InputError, match="needs statement"):
         load_claims(path)
+
+
+def test_a_plan_says_what_its_pairs_can_decide():
+    def found(plan: str, scale: str | None = None) -> dict[str, PlannedClaim]:
+        runs = [settings for notebook in read_plan(find_plan(plan), scale) for settings in notebook.settings]
+        return {one.claim.id: one for one in planned_claims(load_claims(), runs)}
+
+    small = found("mixout-table1", "real-small")
+    assert (small["mixout-0.7-mean"].pairs, small["mixout-0.7-mean"].tests) == (6, 9)
+    assert small["mixout-0.7-mean"].smallest_effect == pytest.approx(smallest_decided_effect(6, 9))
+    # By the permutation test alone six pairs decide nothing among nine comparisons, and no plan may promise it.
+    assert small["mixout-failed-runs-rte"].effect_words == "none: too few pairs"
+    many = found("failures_cola_mpnet")
+    assert set(many) == {"mixout-failed-runs-cola", "mixout-spread-cola"}
+    assert many["mixout-failed-runs-cola"].pairs == 20
+    assert many["mixout-failed-runs-cola"].smallest_effect < 1
+    assert found("screening_mpnet300_selection") == {}

@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from finetune_reg.errors import InputError
-from finetune_reg.results.multiple_tests import LEVEL, correct, holm, permutation_floor, smallest_decided_effect
-from finetune_reg.results.paired_differences import difference_of
+from finetune_reg.results.paired_differences import correct, difference_of
+from finetune_reg.results.statistics import LEVEL, holm, permutation_floor, smallest_decided_effect
 
 
 def test_holm_by_hand():

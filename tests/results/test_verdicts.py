@@ -14,7 +14,7 @@ from finetune_reg.experiment.records import RunRecord
 from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.results.claims import Claim, claim_on, load_claims
 from finetune_reg.results.method_labels import method_words
-from finetune_reg.results.multiple_tests import Corrected
+from finetune_reg.results.paired_differences import Corrected
 from finetune_reg.results.published_results import load_published_results
 from finetune_reg.results.run_tables import results_table
 from finetune_reg.results.verdicts import judge, judge_all

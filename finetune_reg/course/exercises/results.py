@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from finetune_reg.course.exercises import Checker
-from finetune_reg.results.multiple_tests import holm
+from finetune_reg.results.statistics import holm
 
 # (pairs, low, high, corrected p-value, smallest effect) -> outcome, why
 CASES = [

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from exercise_attempts import right_attempts, unattempted, wrong_attempts
 
-from finetune_reg.results.multiple_tests import holm
+from finetune_reg.results.statistics import holm
 
 
 def verdict(n, low, high, p_value, minimal_effect):
