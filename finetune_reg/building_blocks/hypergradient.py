@@ -63,6 +63,13 @@ class Hypergradient:
         return product / (direct_norm * implicit_norm).clamp(min=torch.finfo(product.dtype).tiny)
 
 
+def look_ahead(
+    weights: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor], step_size: float
+) -> list[torch.Tensor]:
+    """Return `W' = W - xi g`, where the validation loss is looked at."""
+    return list(torch._foreach_add(list(weights), list(gradients), alpha=-step_size))
+
+
 def one_step_hypergradient(
     weights: Sequence[torch.Tensor],
     alphas: Sequence[torch.Tensor],
@@ -89,7 +96,8 @@ def one_step_hypergradient(
     kept = [weight.detach().clone() for weight in weights]
     with _full_precision(weights):
         try:
-            _move(weights, torch.autograd.grad(train_loss(), weights, materialize_grads=True), -step_size)
+            gradients = torch.autograd.grad(train_loss(), weights, materialize_grads=True)
+            _restore(weights, look_ahead(weights, gradients, step_size))
             loss, v, direct = _validation_gradients(weights, alphas, validation_loss)
             _restore(weights, kept)
             product = _mixed_derivative_product(weights, v, alphas, train_loss, radius)

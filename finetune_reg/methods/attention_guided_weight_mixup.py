@@ -54,11 +54,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import finetune_reg.methods.attention_guided_weight_mixup_search as bilevel
 from finetune_reg.building_blocks.module_surgery import backbone_module_names, replace_linears, share_parameters
 from finetune_reg.errors import InputError
 from finetune_reg.hyperparameters.ranges import Count, CountOrZero, Interval, NonNegative, Positive
 from finetune_reg.method import FineTuningMethod, TrainingContext
-from finetune_reg.methods.attention_guided_weight_mixup_search import BilevelSearch, count_iterations, training_on_trial
 
 Mixing = Literal["convex", "factored"]
 
@@ -236,7 +236,7 @@ class AttentionGuidedWeightMixup(FineTuningMethod):
     def search_passes(self, n_examples: int, batch_size: int) -> tuple[int, int]:
         """Return the forward and backward passes of all searches: five of each per iteration."""
         n_train = int((1.0 - self.validation_fraction) * n_examples)
-        passes = 5 * self.n_searches * count_iterations(n_train, batch_size, self.search_epochs)
+        passes = 5 * self.n_searches * bilevel.count_iterations(n_train, batch_size, self.search_epochs)
         return passes, passes
 
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
@@ -272,18 +272,18 @@ class AttentionGuidedWeightMixup(FineTuningMethod):
     ) -> None:
         """Run the searches, each from `start`; leave the averaged tensors, and the start elsewhere."""
         generator = torch.Generator().manual_seed(context.seed)
-        search = BilevelSearch(**{part.name: getattr(self, part.name) for part in fields(BilevelSearch)})
+        search = bilevel.BilevelSearch(**{f.name: getattr(self, f.name) for f in fields(bilevel.BilevelSearch)})
         alphas = [factor.requires_grad_() for layer in layers for factor in layer.factors]
         averaged = alphas + [parameter for parameter in start if parameter.requires_grad and self.average == "all"]
-        with training_on_trial(model, start):
+        with bilevel.training_on_trial(model, start):
             totals = [torch.zeros_like(tensor) for tensor in averaged]
             for k in range(self.n_searches):
                 torch.manual_seed(context.seed + k)
                 with torch.no_grad():
                     torch._foreach_copy_(list(start), list(start.values()))
                     for alpha in alphas:
-                        drawn = torch.empty(alpha.shape, dtype=alpha.dtype)
-                        alpha.copy_(drawn.normal_(1.0, self.alpha_init_std, generator=generator).clamp_(0.0, 1.0))
+                        draws = torch.empty(alpha.shape, dtype=alpha.dtype).normal_(generator=generator)
+                        alpha.copy_(bilevel.alpha_start(draws, self.alpha_init_std))
                 for record in search.run(model, alphas, context, generator):
                     self.search_log.append({"search": k + 1, **record, "mean_alpha": _mean_alpha(layers)})
                 torch._foreach_add_(totals, [tensor.detach() for tensor in averaged])

@@ -58,6 +58,15 @@ def count_iterations(n_train: int, batch_size: int, epochs: float) -> int:
     return math.ceil(epochs * (n_train // batch_size + 1))
 
 
+def alpha_start(draws: torch.Tensor, std: float) -> torch.Tensor:
+    """Return the factors that a search starts from, `1 + std z`, clamped to [0, 1].
+
+    Args:
+        draws: `z`, standard normal, of any shape.
+    """
+    return torch.ones_like(draws).add_(draws, alpha=std).clamp_(0.0, 1.0)
+
+
 @dataclass(frozen=True)
 class BilevelSearch:
     """How weights and `alpha` are trained together.

@@ -29,7 +29,7 @@ Generalizable Fine-tuning. EMNLP 2021, arXiv:2109.05687.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -47,15 +47,20 @@ from finetune_reg.hyperparameters.ranges import Fraction
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 
-def child_masks(fisher: Mapping[str, torch.Tensor], keep_fraction: float) -> dict[str, torch.Tensor]:
-    """Return the masks of the entries at or above the `1 - keep_fraction` quantile of all tensors together.
+def child_threshold(fisher: Iterable[torch.Tensor], keep_fraction: float) -> float:
+    """Return the `1 - keep_fraction` quantile of the entries of all tensors together, interpolated linearly.
 
     Args:
-        fisher: tensors of any shapes, by name.
+        fisher: tensors of any shapes.
         keep_fraction: in (0, 1].
     """
-    entries = torch.cat([values.flatten() for values in fisher.values()]).cpu().numpy()
-    threshold = float(np.percentile(entries, (1 - keep_fraction) * 100, overwrite_input=True))
+    entries = torch.cat([values.flatten() for values in fisher]).cpu().numpy()
+    return float(np.percentile(entries, (1 - keep_fraction) * 100, overwrite_input=True))
+
+
+def child_masks(fisher: Mapping[str, torch.Tensor], keep_fraction: float) -> dict[str, torch.Tensor]:
+    """Return the masks of the entries at or above `child_threshold`, by the names of the tensors."""
+    threshold = child_threshold(fisher.values(), keep_fraction)
     return {name: values >= threshold for name, values in fisher.items()}
 
 

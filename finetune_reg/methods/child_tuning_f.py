@@ -44,6 +44,18 @@ def rounded_probability(keep_probability: float) -> float:
     return max(round(keep_probability * _RESOLUTION), 1) / _RESOLUTION
 
 
+def kept_entries(draws: torch.Tensor, keep_probability: float, dtype: torch.dtype) -> torch.Tensor:
+    """Return the masks `m` of draws: 1 for the upper `p 2^16` of their 2^16 values, 0 for the others.
+
+    Args:
+        draws: int16, uniform over all its values, of any shape.
+        keep_probability: `p` in (0, 1], rounded to a multiple of 1/65536.
+        dtype: of the masks.
+    """
+    threshold = _RESOLUTION // 2 - round(rounded_probability(keep_probability) * _RESOLUTION)
+    return torch.ge(draws, threshold, out=torch.empty(draws.shape, dtype=dtype, device=draws.device))
+
+
 @torch.no_grad()
 def mask_gradient(gradient: torch.Tensor, keep_probability: float) -> None:
     """Multiply each entry, in place, by `m / p` with `m ~ Bernoulli(p)`.
@@ -58,9 +70,7 @@ def mask_gradient(gradient: torch.Tensor, keep_probability: float) -> None:
     # Each random 64-bit word serves four entries: a fifth of the time of `bernoulli_` on a CPU.
     words = torch.empty(-(-gradient.numel() // 4), dtype=torch.int64, device=gradient.device).random_(-(2**63), None)
     draws = words.view(torch.int16)[: gradient.numel()].view(gradient.shape)
-    kept = torch.empty_like(gradient)
-    torch.ge(draws, _RESOLUTION // 2 - round(keep_probability * _RESOLUTION), out=kept)
-    gradient.mul_(kept).mul_(1.0 / keep_probability)
+    gradient.mul_(kept_entries(draws, keep_probability, gradient.dtype)).mul_(1.0 / keep_probability)
 
 
 @torch.no_grad()

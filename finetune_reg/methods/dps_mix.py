@@ -208,7 +208,8 @@ class DPSMix(FineTuningMethod):
 
         inside = backbone_module_names(model)
         replace_linears(model, lambda name: name in inside, build, self._undo, method="DPSMix")
-        replace_linears(model, lambda name: name not in inside, build, self._undo, method="DPSMix")
+        if any(isinstance(module, nn.Linear) for name, module in model.named_modules() if name not in inside):
+            replace_linears(model, lambda name: name not in inside, build, self._undo, method="DPSMix")
         if self.disable_dropout:
             set_dropout(model, 0.0, self._undo)
         self._prepare_update(1)

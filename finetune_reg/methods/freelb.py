@@ -67,7 +67,7 @@ def initial_perturbation(embeddings: torch.Tensor, mask: torch.Tensor, magnitude
     if magnitude == 0:
         return perturbation
     n_coordinates = mask.sum(dim=(1, 2), keepdim=True) * embeddings.shape[-1]
-    return perturbation.uniform_(-1, 1).mul_(mask).mul_(magnitude / n_coordinates.sqrt())
+    return perturbation.uniform_(-1, 1).mul_(mask).mul_(magnitude / n_coordinates.to(perturbation.dtype).sqrt())
 
 
 def ascend(

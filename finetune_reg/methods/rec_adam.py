@@ -38,7 +38,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -99,41 +99,37 @@ class RecallingAdamW(torch.optim.AdamW):
         self.anchors, self.annealing, self.strength = anchors, annealing, strength
         self.decay_last, self.uncorrected_epsilon = decay_last, uncorrected_epsilon
         self.n_updates = 0
+        self._scheduled: list[dict[str, float]] = []
+        self.register_step_pre_hook(self._anneal)
+        self.register_step_post_hook(self._recall)
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Move, pull, and decay each group by its scheduled learning rate."""
+    def _anneal(self, *_: Any) -> None:
+        """Give each group the rates of AdamW's move."""
         self.n_updates += 1
         weight = self.annealing(self.n_updates)
-        scheduled = [(group, {key: group[key] for key in ("lr", "weight_decay", "eps")}) for group in self.param_groups]
-        try:
-            for group in self.param_groups:
-                if group["recalls"]:
-                    # AdamW decays by the product of the two, which must not be annealed.
-                    group["lr"] *= weight
-                    group["weight_decay"] /= weight
-                if self.decay_last:
-                    group["weight_decay"] = 0.0
-                if self.uncorrected_epsilon:
-                    group["eps"] /= math.sqrt(1.0 - group["betas"][1] ** self._next_step(group))
-            loss = super().step(closure)
-        finally:
-            for group, settings in scheduled:
-                group.update(settings)
+        self._scheduled = [{name: group[name] for name in ("lr", "weight_decay", "eps")} for group in self.param_groups]
         for group in self.param_groups:
+            if group["recalls"]:
+                # AdamW decays by the product of the two, which must not be annealed.
+                group["lr"] *= weight
+                group["weight_decay"] /= weight
+            if self.decay_last:
+                group["weight_decay"] = 0.0
+            if self.uncorrected_epsilon:
+                group["eps"] /= math.sqrt(1.0 - group["betas"][1] ** self._next_step(group))
+
+    @torch.no_grad()
+    def _recall(self, *_: Any) -> None:
+        """Give each group its scheduled rates back, pull, and decay."""
+        weight = self.annealing(self.n_updates)
+        for group, scheduled in zip(self.param_groups, self._scheduled, strict=True):
+            group.update(scheduled)
             moved = [parameter for parameter in group["params"] if parameter.grad is not None]
             pull = group["lr"] * (1.0 - weight) * self.strength if group["recalls"] else 0.0
             if moved and pull:
                 torch._foreach_lerp_(moved, [self.anchors[id(parameter)] for parameter in moved], pull)
             if moved and self.decay_last and group["weight_decay"]:
                 torch._foreach_add_(moved, moved, alpha=-group["lr"] * group["weight_decay"])
-        return loss
 
     def _next_step(self, group: dict[str, Any]) -> float:
         """Return the step by which Adam is about to correct; a late one where bias correction is skipped."""

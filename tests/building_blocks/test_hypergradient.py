@@ -11,6 +11,7 @@ from finetune_reg.building_blocks.hypergradient import (
     Hypergradient,
     adam_denominator,
     identity_hypergradient,
+    look_ahead,
     one_step_hypergradient,
     same_masks,
 )
@@ -322,3 +323,10 @@ def test_half_precision_weights_are_refused():
 
     with pytest.raises(InputError, match="float32 or float64"):
         one_step_hypergradient(weights, weights, loss, loss, step_size=0.1)
+
+
+def test_worked_look_ahead():
+    weights, gradients = [torch.tensor([1.0, 2.0])], [torch.tensor([4.0, -8.0])]
+    (moved,) = look_ahead(weights, gradients, 0.25)
+    assert moved.tolist() == [0.0, 4.0]
+    assert weights[0].tolist() == [1.0, 2.0]

@@ -19,7 +19,12 @@ from finetune_reg.experiment.pass_counting import PassCounter
 from finetune_reg.method import TrainingContext
 from finetune_reg.methods import AttentionGuidedWeightMixup, Mixout
 from finetune_reg.methods.attention_guided_weight_mixup import MixedLinear, attention_coefficients, mix_weights
-from finetune_reg.methods.attention_guided_weight_mixup_search import BilevelSearch, count_iterations, split_examples
+from finetune_reg.methods.attention_guided_weight_mixup_search import (
+    BilevelSearch,
+    alpha_start,
+    count_iterations,
+    split_examples,
+)
 
 DOUBLE = {"dtype": torch.float64}
 A1, A2 = torch.tensor([[1.0], [0.5]], **DOUBLE), torch.tensor([[1.0, 0.8]], **DOUBLE)
@@ -596,3 +601,9 @@ def test_layers_that_another_method_replaced_are_refused(dataset):
 def test_bad_settings_are_refused(options, reason):
     with pytest.raises(InputError, match=reason):
         AttentionGuidedWeightMixup(**options)
+
+
+def test_worked_start_of_alpha():
+    draws = torch.tensor([-300.0, -2.0, 0.0, 1.0], dtype=torch.float64)
+    expected = torch.tensor([0.0, 0.99, 1.0, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(alpha_start(draws, 0.005), expected, rtol=0, atol=1e-15)

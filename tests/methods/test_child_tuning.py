@@ -14,8 +14,8 @@ from training_hosts import context, largest_difference, method_trainer, train_in
 from finetune_reg.errors import InputError
 from finetune_reg.method import TrainingContext
 from finetune_reg.methods import L2SP, ChildTuningD, ChildTuningF, Combination, Mixout, RecAdam, Vanilla
-from finetune_reg.methods.child_tuning_d import child_masks
-from finetune_reg.methods.child_tuning_f import mask_gradient, mask_gradient_rows, rounded_probability
+from finetune_reg.methods.child_tuning_d import child_masks, child_threshold
+from finetune_reg.methods.child_tuning_f import kept_entries, mask_gradient, mask_gradient_rows, rounded_probability
 
 DOUBLE = {"dtype": torch.float64}
 
@@ -458,3 +458,17 @@ def test_probabilities_outside_their_range_are_refused(value):
         ChildTuningD(value)
     with pytest.raises(InputError, match="clipped_batches"):
         ChildTuningD(0.3, fisher="exact")
+
+
+def test_worked_draws():
+    """With p = 1/4 a quarter of the 2^16 values of a draw are kept, the largest."""
+    draws = torch.tensor([-(2**15), 0, 2**14 - 1, 2**14, 2**15 - 1], dtype=torch.int16)
+    assert kept_entries(draws, 0.25, torch.float64).tolist() == [0.0, 0.0, 0.0, 1.0, 1.0]
+    assert kept_entries(draws, 1.0, torch.float64).tolist() == [1.0] * 5
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
+    assert kept_entries(every, 0.3, torch.float64).mean().item() == rounded_probability(0.3)
+
+
+def test_worked_threshold():
+    """Of 1, 2, 4, 8 the median is 3: it lies between the entries of both tensors together."""
+    assert child_threshold([torch.tensor([8.0, 1.0]), torch.tensor([[2.0], [4.0]])], 0.5) == 3.0

@@ -682,3 +682,10 @@ def test_combinations_with_dps(dataset):
     model = tiny_encoder("bert")
     losses = train_in_loop(model, Combination([DPSDense(0.5, 0.34), L2SP(0.1)]), dataset)
     assert all(math.isfinite(loss) for loss in losses)
+
+
+def test_a_model_without_a_linear_layer_outside_the_backbone_is_mixed():
+    model = Toy()
+    model.head = nn.Identity()
+    DPSMix(0.5).setup(model, updates(40))
+    assert isinstance(model.base_model["dense"], SelectiveMixLinear)

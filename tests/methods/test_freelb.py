@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -71,6 +72,15 @@ def test_the_start_is_uniform_scaled_by_the_number_of_real_coordinates():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_the_start_in_float64_is_scaled_by_a_float64_root():
+    embeddings = torch.zeros(1, 1, 3, dtype=torch.float64)
+    torch.manual_seed(0)
+    start = initial_perturbation(embeddings, torch.ones(1, 1, 1), 0.6)
+    torch.manual_seed(0)
+    expected = torch.zeros_like(embeddings).uniform_(-1, 1) * 0.6 / math.sqrt(3)
+    torch.testing.assert_close(start, expected, rtol=1e-15, atol=0)
+
+
 def by_hand(model, batch, method):
     """Accumulate the gradients of the passes as the released loop does; return the deltas and the mean loss."""
     mask = token_mask(batch)
@@ -78,7 +88,7 @@ def by_hand(model, batch, method):
     n_coordinates = mask.sum((1, 2)) * words.embedding_dim
     delta = torch.zeros_like(words(batch["input_ids"])).detach()
     if method.initial_magnitude > 0:
-        delta = delta.uniform_(-1, 1) * mask * (method.initial_magnitude / n_coordinates.sqrt())[:, None, None]
+        delta = delta.uniform_(-1, 1) * mask * (method.initial_magnitude / n_coordinates.double().sqrt())[:, None, None]
     deltas, total = [], 0.0
     for _ in range(method.n_passes):
         delta.requires_grad_()

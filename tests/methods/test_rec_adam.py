@@ -333,3 +333,17 @@ def test_a_pull_that_diverges_is_refused(dataset):
 def test_values_out_of_range_are_refused(arguments, sentence):
     with pytest.raises(InputError, match=sentence):
         RecAdam(**arguments)
+
+
+def test_hooks_on_a_step_are_called_once():
+    weight = nn.Parameter(torch.ones(1))
+    torch.optim.AdamW([nn.Parameter(torch.ones(1))])  # patches the class that RecallingAdamW inherits from
+    optimizer = RecallingAdamW(
+        [{"params": [weight], "recalls": False}], {}, lambda update: 1.0, strength=0.0, lr=0.01, fused=True
+    )
+    called = []
+    optimizer.register_step_pre_hook(lambda *_: called.append("before"))
+    optimizer.register_step_post_hook(lambda *_: called.append("after"))
+    weight.grad = torch.ones(1)
+    optimizer.step()
+    assert called == ["before", "after"]
