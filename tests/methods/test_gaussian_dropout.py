@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from test_dropout_sites import MODELS, tiny_model
+from dropout_models import MODELS, tiny_model
 from tiny_encoders import batches, tiny_dataset, tiny_encoder
 from torch import nn
 from training_hosts import context, largest_difference, train_in_loop, weights
