@@ -4,7 +4,6 @@ in its second cell, so that plain `papermill` is safe, too."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -44,8 +43,7 @@ def settings_from(namespace: Mapping[str, Any]) -> list[RunSettings]:
     fresh_subsets = given.get("seed_subset", 0) is None
     chosen = {name: value for name, value in given.items() if name in SETTING_TYPES}
     settings = RunSettings(**chosen | ({"seed_subset": 0} if fresh_subsets else {}))
-    seeded = [settings.with_seed(seed) for seed in seeds]
-    return [replace(s, seed_subset=s.seed_init) for s in seeded] if fresh_subsets else seeded
+    return [settings.with_seed(seed, own_subset=fresh_subsets) for seed in seeds]
 
 
 def _is_parameter(name: str, value: Any) -> bool:

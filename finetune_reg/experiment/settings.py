@@ -9,7 +9,8 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from copy import copy
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Annotated, Any, get_type_hints
 
 from finetune_reg.errors import InputError, shortened
@@ -22,6 +23,7 @@ from finetune_reg.hyperparameters.ranges import (
     Probability,
     Seed,
     check_fields,
+    check_in_range,
 )
 from finetune_reg.tasks.task_table import FOLDS, Split, get_task
 
@@ -107,15 +109,22 @@ class RunSettings:
                 f"A run needs finite numbers, which its record can hold, not {shortened(built.hyperparameters)}."
             ) from None
 
-    def with_seed(self, seed: int) -> RunSettings:
-        """Return the settings with this seed for initialization, order and noise; the subset stays."""
-        seeds: dict[str, Any] = dict.fromkeys(SEEDS, seed)
-        return replace(self, **seeds)
+    def with_seed(self, seed: int, own_subset: bool = False) -> RunSettings:
+        """Return the settings with this seed for initialization, order and noise, and for the subset if it is its own.
+
+        Raises:
+            InputError: no seed.
+        """
+        check_in_range("seed_init", seed, Seed, "A run")
+        seeded = copy(self)  # all else has been checked
+        for name in (*SEEDS, "seed_subset") if own_subset else SEEDS:
+            object.__setattr__(seeded, name, seed)
+        return seeded
 
     @property
     def run_id(self) -> str:
         """See `settings_id`."""
-        return settings_id(asdict(self))
+        return settings_id(vars(self))
 
 
 def settings_id(settings: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, cached_property
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from finetune_reg.errors import InputError, shortened
@@ -24,8 +24,13 @@ class Interval:
 
     notation: str
 
+    @cached_property
+    def _ends(self) -> tuple[float, float]:
+        low, high = self.notation[1:-1].split(", ")
+        return float(low), float(high)
+
     def __contains__(self, value: float) -> bool:
-        low, high = (float(end) for end in self.notation[1:-1].split(", "))
+        low, high = self._ends
         above = value >= low if self.notation[0] == "[" else value > low
         below = value <= high if self.notation[-1] == "]" else value < high
         return above and below and not math.isnan(value)
@@ -54,8 +59,8 @@ def check_hyperparameters(method: object) -> None:
 def check_fields(instance: Any, where: str) -> None:
     """Check the fields of a dataclass, frozen or not, as `check_hyperparameters` does; `where` begins the sentence."""
     declaring: type = type(instance)
-    for name, declared in _declared_types(declaring).items():
-        object.__setattr__(instance, name, check_in_range(name, getattr(instance, name), declared, where))
+    for name, (plain, interval) in _kinds_and_ranges(declaring).items():
+        object.__setattr__(instance, name, _checked(name, getattr(instance, name), plain, interval, where))
 
 
 def check_in_range(name: str, value: Any, declared: Any, where: str) -> Any:
@@ -64,8 +69,11 @@ def check_in_range(name: str, value: Any, declared: Any, where: str) -> Any:
     Raises:
         InputError: it does not.
     """
-    value = check_value(name, value, _without_range(declared), where)
-    interval = _interval(declared)
+    return _checked(name, value, _without_range(declared), _interval(declared), where)
+
+
+def _checked(name: str, value: Any, plain: Any, interval: Interval | None, where: str) -> Any:
+    value = check_value(name, value, plain, where)
     if interval is not None and value is not None and value not in interval:
         raise InputError(f"{where} needs {name} in {interval.notation}, not {shortened(value)}.")
     return value
@@ -74,16 +82,18 @@ def check_in_range(name: str, value: Any, declared: Any, where: str) -> Any:
 def describe_ranges(method_type: type) -> dict[str, str]:
     """Return the allowed values of each hyperparameter, in words or as an interval."""
     described = {}
-    for name, declared in _declared_types(method_type).items():
-        interval, words = _interval(declared), describe_type(_without_range(declared))
+    for name, (plain, interval) in _kinds_and_ranges(method_type).items():
+        words = describe_type(plain)
         described[name] = words if interval is None else re.sub(r"a number|an integer", interval.notation, words)
     return described
 
 
 @cache
-def _declared_types(method_type: type) -> dict[str, Any]:
-    hints = get_type_hints(method_type, include_extras=True)
-    return {field.name: hints[field.name] for field in fields(method_type) if field.init}
+def _kinds_and_ranges(declaring: type) -> dict[str, tuple[Any, Interval | None]]:
+    """Return the type without its range, and the range, of each argument of a dataclass."""
+    hints = get_type_hints(declaring, include_extras=True)
+    declared = {field.name: hints[field.name] for field in fields(declaring) if field.init}
+    return {name: (_without_range(kind), _interval(kind)) for name, kind in declared.items()}
 
 
 def _interval(declared: Any) -> Interval | None:

@@ -82,13 +82,14 @@ def finished_runs(table: pd.DataFrame) -> pd.DataFrame:
         if len(found := table[name].unique()) > 1:
             raise InputError(f"Claims are judged at one scale, but the table has {name} {', '.join(map(str, found))}.")
     runs = table[table.status.isin(FINISHED) & table.held_out_fold.isna()].reset_index(drop=True)
-    methods = zip(runs.method, runs.method_hyperparameters, strict=True)
+    methods = list(zip(runs.method, runs.method_hyperparameters, strict=True))
+    identities = {(name, given): method_identity({name: json.loads(given)}) for name, given in set(methods)}
     points = 100 * counted_scores(runs)
     return runs[["task", *PAIRED_BY, *RECIPE, *SCALE]].assign(
         points=points,
         above_constant=points - 100 * runs.majority_score.astype(float),
         failed=100.0 * runs.below_majority.astype(bool),
-        identity=[method_identity({name: json.loads(hyperparameters)}) for name, hyperparameters in methods],
+        identity=[identities[method] for method in methods],
     )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
@@ -96,18 +97,29 @@ def plot_learning_curves(
     palette = palette or method_palette(list(dict.fromkeys(table.method_label)))
     for label, runs in by_method(table):
         style: dict[str, Any] = {"color": palette[label], "linestyle": _dash(label, palette)}
-        histories = [pd.DataFrame(json.loads(history)) for history in runs.history]
-        metric = runs.metric.iloc[0]
-        curves = [history.set_index("epoch")[metric] for history in histories if len(history)]
-        for curve in curves:
-            faint: dict[str, Any] = {"alpha": 0.3, "linewidth": 0.8} if average else {"alpha": 0.7, "marker": "."}
-            axes.plot(curve.index, curve, **style, **faint)
-        if average and curves:
-            mean = pd.concat(curves, axis=1).mean(axis=1)
-            axes.plot(mean.index, mean, **style, linewidth=2, marker=".")
+        curves = _curves(runs)
+        if not average:
+            for _, curve in curves.items():
+                axes.plot(curve.dropna(), **style, alpha=0.7, marker=".")
+        elif not curves.empty:
+            epochs, scores = curves.index.to_numpy(), curves.to_numpy().T
+            lines = [
+                np.column_stack([epochs[known], run[known]])
+                for run, known in zip(scores, ~np.isnan(scores), strict=True)
+            ]
+            axes.add_collection(LineCollection(lines, **style, alpha=0.3, linewidth=0.8))
+            axes.plot(curves.mean(axis=1), **style, linewidth=2, marker=".")
     axes.axhline(_majority(table), color="0.35", linestyle="--", linewidth=1)
     axes.set(title=table.task.iloc[0], xlabel="epoch", ylabel=METRIC_LABELS[table.metric.iloc[0]])
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def _curves(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the primary metric of runs of one task: a row per evaluated epoch, a column per run that was evaluated."""
+    metric = runs.metric.iloc[0]
+    histories = enumerate(map(json.loads, runs.history))
+    points = [(run, point["epoch"], point[metric]) for run, history in histories for point in history]
+    return pd.DataFrame(points, columns=["run", "epoch", "score"]).pivot(index="epoch", columns="run", values="score")
 
 
 def plot_expected_performance(table: pd.DataFrame, axes: Axes, palette: Palette | None = None) -> None:

@@ -117,7 +117,8 @@ class _Case:
 
     @cached_property
     def is_run(self) -> bool:
-        return self.compare("method", "against", self.claim.tasks) is not None
+        made = set(self.claim.tasks) <= set(self.runs.task)
+        return made and self.compare("method", "against", self.claim.tasks) is not None
 
     @cached_property
     def untested(self) -> dict[str, str]:

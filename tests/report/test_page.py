@@ -212,11 +212,14 @@ def test_learning_curves_draw_a_line_per_run_and_a_bold_mean(folder):
     chosen = table[(table.task == "rte") & (table.method == "vanilla")]
     _, axes = plt.subplots()
     plot_learning_curves(chosen, axes, average=True)
-    *runs, mean, majority = axes.lines
-    assert len(runs) == len(chosen)
+    mean, majority = axes.lines
+    (faint,) = axes.collections
+    assert len(faint.get_segments()) == len(chosen)
     expected = [pd.DataFrame(json.loads(history)).accuracy for history in chosen.history]
     assert list(mean.get_ydata()) == pytest.approx(list(sum(expected) / len(expected)))
-    assert mean.get_linewidth() > runs[0].get_linewidth()
+    first = pd.DataFrame(json.loads(chosen.history.iloc[0]))
+    assert faint.get_segments()[0].tolist() == first[["epoch", "accuracy"]].to_numpy(dtype=float).tolist()
+    assert mean.get_linewidth() > faint.get_linewidth()
     assert majority.get_ydata()[0] == 0.5
     plt.close("all")
 

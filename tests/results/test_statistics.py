@@ -11,6 +11,8 @@ from scipy import stats
 
 from finetune_reg.errors import InputError
 from finetune_reg.results.statistics import (
+    RESAMPLES,
+    SEED,
     compare_paired,
     expected_validation_performance,
     interquartile_mean,
@@ -167,3 +169,13 @@ def test_a_matrix_with_holes_is_refused(scores):
         interquartile_mean(scores)
     with pytest.raises(InputError, match="same tasks"):
         probability_of_improvement(np.zeros((2, 1)), np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("pairs", [2, 6, 13, 14, 50])
+def test_the_sign_flip_test_is_that_of_scipy(pairs):
+    rng = np.random.default_rng(5)
+    for differences in (rng.normal(0.3, size=pairs), np.where(rng.normal(size=pairs) > 0, 100.0, 0.0), np.ones(pairs)):
+        expected = stats.permutation_test(
+            (differences,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, rng=np.random.default_rng(SEED)
+        )
+        assert compare_paired(differences, np.zeros(pairs)).p_value == pytest.approx(expected.pvalue, rel=1e-12)
