@@ -149,17 +149,20 @@ def stored_record(output_dir: Path | str, run_id: str) -> RunRecord | None:
     """
     path = record_path(output_dir, run_id)
     try:
-        is_there = path.exists() or path.is_symlink()
+        return _record_if_there(path)
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror}. Choose another folder.") from error
-    while is_there:
+
+
+def _record_if_there(path: Path) -> RunRecord | None:
+    """Read a record that sweeps may remove, to make its run again, and write anew between any two looks at it."""
+    while path.exists() or path.is_symlink():
         try:
             return read_record(path)
         except InputError as error:
             removed = isinstance(error.__cause__, FileNotFoundError) and not path.is_symlink()
             if not removed:
                 raise
-        is_there = path.exists()  # a sweep has just removed it, to make the run again, and may have made it
     return None
 
 
@@ -205,12 +208,8 @@ def read_records(output_dir: Path | str) -> list[RunRecord]:
     found: dict[str, tuple[Path, RunRecord]] = {}
     paths = Path(output_dir).glob("**/records/*.json")
     for path in sorted(paths, key=lambda path: (len(path.parts), len(path.name), path)):  # originals before copies
-        try:
-            record = read_record(path)
-        except InputError:
-            if not os.path.lexists(path):  # a sweep has just removed it, to make the run again
-                continue
-            raise
+        if (record := _record_if_there(path)) is None:
+            continue
         other, known = found.setdefault(record.run_id, (path, record))
         if outcome_of(known) != outcome_of(record):
             raise InputError(f"{other} and {path} hold different results of the run {record.run_id}: keep one of them.")

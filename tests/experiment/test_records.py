@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -76,6 +77,22 @@ def test_a_record_that_a_sweep_removes_meanwhile_is_passed_over(tmp_path, monkey
     monkeypatch.setattr(type(tmp_path), "glob", glob_and_remove)
     assert [record.run_id for record in read_records(tmp_path)] == [kept.stem]
     assert stored_record(tmp_path, removed.stem) is None
+
+
+def test_a_record_that_a_sweep_makes_again_between_two_looks_is_read(tmp_path, monkeypatch):
+    record, looks = recorded_run(), []
+    path = write_record(record, tmp_path)
+    read_text = type(path).read_text
+
+    def not_there_at_the_first_look(file, **options):
+        looks.append(file)
+        if len(looks) % 2:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(file))
+        return read_text(file, **options)
+
+    monkeypatch.setattr(type(path), "read_text", not_there_at_the_first_look)
+    assert read_records(tmp_path) == [record]
+    assert stored_record(tmp_path, record.run_id) == record
 
 
 def test_records_are_read_without_pytorch():
