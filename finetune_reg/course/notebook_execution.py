@@ -17,6 +17,7 @@ from time import perf_counter
 import nbformat
 from nbclient import NotebookClient
 
+from finetune_reg.experiment.atomic_writing import write_atomically
 from finetune_reg.paths import NOTEBOOKS
 from finetune_reg.sweep.kernel_sockets import private_kernel_sockets
 
@@ -63,9 +64,7 @@ def execute(path: Path) -> None:
         "language_info": {"name": "python"},
         "source_hash": source_hash(notebook),
     }
-    temporary = path.with_suffix(".tmp")
-    nbformat.write(notebook, temporary)
-    os.replace(temporary, path)
+    write_atomically(path, f"{nbformat.writes(notebook)}\n")
 
 
 def _processor_seconds() -> float:

@@ -2,7 +2,8 @@
 
 settings.py             everything that decides the outcome of a run, and its hash
 run.py                  one run: fine-tune, evaluate, record
-records.py              what a record holds; JSON files, written atomically
+records.py              what a record holds; one JSON file each
+atomic_writing.py       files that are whole or not there
 encoders.py             a pretrained model by its name
 encoder_assembly.py     one that the package registry holds in parts
 checkpoints.py          whether a checkpoint, its tokenizer and its head fit the model and the task

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from copy import deepcopy
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
-from uuid import uuid4
 
 from finetune_reg.errors import InputError, shortened, unknown_name
+from finetune_reg.experiment.atomic_writing import write_atomically
 from finetune_reg.experiment.settings import SETTING_DEFAULTS, settings_id
 from finetune_reg.hyperparameters.typed_parameters import check_value
 
@@ -182,17 +180,10 @@ def write_record(record: RunRecord, output_dir: Path | str) -> Path:
         text = json.dumps(asdict(record), indent=1, allow_nan=False)
     except ValueError:
         raise InputError(f"The record of run {record.run_id} holds a number that is not finite.") from None
-    temporary = path.with_name(f".{record.run_id}-{uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_atomically(path, text)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise InputError(
             f"Cannot write {path}: {error.strerror}. Free or choose another folder and run again."
         ) from error

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_reg.errors import InputError, unknown_name
+from finetune_reg.experiment.atomic_writing import remove_abandoned
 from finetune_reg.experiment.notebook_parameters import settings_from
 from finetune_reg.experiment.records import FINISHED, Status, record_path, stored_record
 from finetune_reg.experiment.settings import RunSettings
@@ -157,7 +158,7 @@ def recorded_status(output_dir: Path, run_id: str) -> Status | None:
 
 
 def prepare(runs: list[NotebookRun], output_dir: Path, retry_failed: bool = False) -> None:
-    """Keep the plan in the folder, and remove the records of runs that are to be made again.
+    """Keep the plan in the folder; remove the records of runs that are to be made again, and what dead processes left.
 
     Raises:
         InputError: the folder cannot be written, or a finished run was made of other rows or weights than its settings
@@ -171,6 +172,8 @@ def prepare(runs: list[NotebookRun], output_dir: Path, retry_failed: bool = Fals
 
         check_inputs(records, output_dir)
     with storage_errors(output_dir):
+        for name in ("plans", "protocols", "records"):
+            remove_abandoned(output_dir / name)
         store_plan(runs, output_dir)
         for run_id in (record.run_id for record in records if record.status in again):
             record_path(output_dir, run_id).unlink(missing_ok=True)

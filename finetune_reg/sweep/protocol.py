@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import stat
 from collections.abc import Mapping
@@ -11,9 +10,9 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from finetune_reg.errors import InputError, shortened, unknown_name
+from finetune_reg.experiment.atomic_writing import write_atomically
 from finetune_reg.hyperparameters.typed_parameters import load_yaml
 from finetune_reg.results.method_labels import MethodSpec, method_identity
 from finetune_reg.results.published_results import PublishedRows, check_published_rows
@@ -113,13 +112,7 @@ def write_json(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.read_text(encoding="utf-8", errors="replace") == text:
         return
-    temporary = path.with_name(f".{uuid4().hex}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_atomically(path, text)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -79,16 +77,6 @@ def test_a_damaged_file_of_a_folder_is_named(tmp_path, kind, content):
         (stored_plan if kind == "plans" else stored_protocols)(tmp_path)
     assert str(damaged) in str(refusal.value)
     assert "move it away" in str(refusal.value).lower()
-
-
-def test_what_is_kept_can_be_read_by_whom_the_umask_allows(tmp_path):
-    before = os.umask(0o027)
-    try:
-        store_plan([NotebookRun(TEN)], tmp_path)
-    finally:
-        os.umask(before)
-    (path,) = (tmp_path / "plans").iterdir()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
 def test_names_of_notebooks_tell_runs_apart():

@@ -1,0 +1,62 @@
+"""Files that are written in one step: a reader sees all of a file or nothing of it, whenever its writer is killed.
+
+The text goes to a temporary file beside its place and is then moved there. A process that is killed in between leaves
+the temporary file, whose name says who wrote it: `.RANDOM@HOST@PROCESS.tmp`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+import psutil
+
+A_DAY = 24 * 60 * 60
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file into a folder that is there, with the permissions that the user's umask gives to new files.
+
+    Raises:
+        OSError: the file cannot be written. The error names `path`, which is left as it was.
+    """
+    temporary = path.with_name(f".{uuid4().hex}@{socket.gethostname()}@{os.getpid()}.tmp")
+    try:
+        with temporary.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files in a folder that nobody is writing any more.
+
+    These are the files of processes of this host that have ended, and all files older than a day, for writing takes an
+    instant. Younger files of other hosts are left alone; so hosts that share a folder need names of their own.
+    """
+    for path in folder.glob(".*.tmp"):
+        with suppress(FileNotFoundError):  # its writer has just moved it into place
+            if _has_ended(path) or time.time() - path.stat().st_mtime > A_DAY:
+                path.unlink()
+
+
+def _has_ended(temporary: Path) -> bool:
+    """Tell whether the writer of a file is known to live no more."""
+    _, *writer = temporary.stem.split("@")
+    if len(writer) != 2 or writer[0] != socket.gethostname() or not writer[1].isdecimal():
+        return False
+    try:
+        return psutil.Process(int(writer[1])).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
