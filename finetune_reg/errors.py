@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
+INTERRUPTED = "Interrupted. Finished runs are kept: repeat the command to go on."
+INTERRUPTED_CODE = 130  # of a program that Ctrl-C ended, as shells count
 LONGEST_SHOWN = 200
 LONGEST_LIST = 600
 

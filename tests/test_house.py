@@ -25,6 +25,7 @@ FLOORS = [
     {"report", "sweep"},
     {"course"},
     {"cli"},
+    {"__main__"},
 ]
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 MODULES = sorted(PACKAGE.rglob("*.py"))

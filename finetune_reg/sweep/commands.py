@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +14,7 @@ import typer
 from rich.table import Column, Table
 from rich.text import Text
 
-from finetune_reg.console import console, print_error
+from finetune_reg.console import console, interrupts_raise, print_error
 from finetune_reg.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -224,7 +222,7 @@ def make_runs(protocol: Protocol, output_dir: Path, **options: Any) -> Counter[s
     """Make the runs of a plan, see `run_sweep`."""
     from finetune_reg.sweep.plan import notebooks_of
 
-    with _answered_in_a_sentence():
+    with _extras_named():
         _import_dask()
         from finetune_reg.sweep.engine import run_sweep
 
@@ -255,37 +253,24 @@ def make_notebook(run: NotebookRun, output_dir: Path, time_limit: float | None =
     from finetune_reg.sweep.status import count_states
     from finetune_reg.sweep.worker import execute_job
 
-    with _answered_in_a_sentence(), console.status(Text(f"{run.job.description}, {len(run.run_ids)} runs")):
+    with _extras_named():
         prepare([run], output_dir)
-        outcome = execute_job(run.job, output_dir, time_limit)
+        with interrupts_raise(), console.status(Text(f"{run.job.description}, {len(run.run_ids)} runs")):
+            outcome = execute_job(run.job, output_dir, time_limit)
     for problem in outcome.problems:
         console.print(problem, style="red", soft_wrap=True)
     return count_states(output_dir, run.run_ids)
 
 
 @contextmanager
-def _answered_in_a_sentence() -> Iterator[None]:
-    heard = signal.getsignal(signal.SIGINT)
-    if heard is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _interrupt_once)
+def _extras_named() -> Iterator[None]:
     try:
         yield
-    except KeyboardInterrupt:
-        logging.disable()  # of what Dask leaves undone
-        raise
     except ModuleNotFoundError as error:
         if error.name not in ("dask", "distributed", "papermill", "nbclient"):
             raise
         extra = "sweep" if error.name in ("dask", "distributed") else "notebooks"
         raise InputError(f"This needs {error.name}: install it with `pip install finetune_reg[{extra}]`.") from None
-    finally:
-        signal.signal(signal.SIGINT, heard)
-
-
-def _interrupt_once(*_: Any) -> None:
-    """Interrupt, and hear no more: workers are being ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 def conclude(states: Counter[str], output_dir: Path) -> None:

@@ -14,6 +14,7 @@ from distributed import Client, Future, KilledWorker, wait
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from finetune_reg.console import interrupts_wait, raise_if_interrupted
 from finetune_reg.errors import InputError
 from finetune_reg.sweep.availability import default_slots
 from finetune_reg.sweep.engines import connect
@@ -64,7 +65,7 @@ def run_sweep(
     jobs = [job for job in (run.job for run in runs) if job.unrecorded(output_dir)]
     if jobs:
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-        with Progress(*columns, TimeRemainingColumn(), refresh_per_second=2) as progress:
+        with interrupts_wait(), Progress(*columns, TimeRemainingColumn(), refresh_per_second=2) as progress:
             progress.add_task("starting workers", total=len(run_ids))
             with connect(engine, min(slots or default_slots(), len(jobs)), output_dir) as client:
                 _Sweep(client, output_dir, time_limit, states, progress).work(jobs)
@@ -88,6 +89,7 @@ class _Sweep:
             self._submit(job)
         look_at = time.monotonic() + LOOK_SECONDS
         while self.submitted or self.busy_until:
+            raise_if_interrupted()
             self._show()
             if time.monotonic() > look_at:
                 check_jobs(self.client)

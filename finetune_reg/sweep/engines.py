@@ -16,19 +16,21 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, cast
 
 import dask
 from distributed import Client, Nanny, Scheduler, Security, SpecCluster, Status
 
+from finetune_reg.console import interruptible, interrupts_raise
 from finetune_reg.errors import InputError, unknown_name
 from finetune_reg.sweep.availability import visible_gpus
 from finetune_reg.sweep.slurm import slurm_cluster
 
 LOOPBACK = "127.0.0.1"
 CONNECT_SECONDS = 10
-# Ctrl-C reaches every process of the terminal; the command stops its workers itself.
+# For Windows, where signals have no mask.
 IGNORE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
 SETTINGS: dict[str, Any] = {
     "distributed.scheduler.worker-saturation": 1.0,  # a worker that dies takes no waiting notebook with it
@@ -73,7 +75,8 @@ def _running_cluster(engine: str) -> Client:
     except (OSError, ValueError) as error:
         raise InputError(f"Dask's configuration distributed.comm.tls names certificates that fail: {error}.") from error
     try:
-        return Client(**where, security=security, timeout=CONNECT_SECONDS)
+        with interrupts_raise():
+            return Client(**where, security=security, timeout=CONNECT_SECONDS)
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:  # Dask's, of what an address is
         raise InputError(
             f"There is no Dask scheduler at {engine} that answers: start one with `dask scheduler`, and workers with "
@@ -125,7 +128,7 @@ def _local_cluster(slots: int, security: Security) -> Iterator[SpecCluster]:
     starting = asyncio.run_coroutine_threadsafe(_start(cluster), cast(Any, cluster.loop).asyncio_loop)
     try:
         try:
-            starting.result()
+            interruptible(starting)
         except RuntimeError:
             raise InputError(
                 'The workers did not start: a script has to call run_sweep below `if __name__ == "__main__":`, for '
@@ -140,7 +143,9 @@ def _local_cluster(slots: int, security: Security) -> Iterator[SpecCluster]:
 
 
 async def _start(cluster: SpecCluster) -> None:
-    if hasattr(signal, "pthread_sigmask"):  # processes inherit it
+    """Start workers that Ctrl-C does not reach: a terminal sends it to all its processes, and this one ends them."""
+    if hasattr(signal, "pthread_sigmask"):  # what this thread starts inherits its mask
+        resource_tracker.ensure_running()  # where it starts, it sets the mask back
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     await cluster
 

@@ -26,8 +26,8 @@ class OwnKernelManager(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        """What `python -m ipykernel install` writes for this Python."""
-        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
+        """What `python -m ipykernel install` writes for this Python; the kernel ends with its worker without a word."""
+        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict(["--log-level=ERROR"]))
 
 
 @contextmanager

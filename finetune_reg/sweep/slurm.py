@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shlex
 import subprocess
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import dask
 from distributed import Client, Security, SpecCluster, Status
 
+from finetune_reg.console import interruptible
 from finetune_reg.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,12 +34,12 @@ def slurm_cluster(slots: int, security: Security, shared_folder: Path) -> Iterat
     Raises:
         InputError: dask-jobqueue or `sbatch` is missing, dask-jobqueue refuses its settings, or Slurm the jobs.
     """
-    cluster = _cluster(security, shared_folder)
+    cluster: Any = _cluster(security, shared_folder)
     try:
         for _ in range(slots):
             cluster.worker_spec.update(cluster.new_worker_spec())
         try:
-            cluster.sync(_submit, cluster)
+            interruptible(asyncio.run_coroutine_threadsafe(_submit(cluster), cluster.loop.asyncio_loop))
         except BaseException as error:
             for job in cluster.workers.values():
                 job.status = Status.failed  # or `close` fails on a job that was never queued
