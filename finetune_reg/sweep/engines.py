@@ -32,6 +32,8 @@ LOOPBACK = "127.0.0.1"
 CONNECT_SECONDS = 10
 # For Windows, where signals have no mask.
 IGNORE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+# What Dask raises of an address that is none, or has no scheduler but a server that speaks otherwise.
+REFUSALS = (OSError, ValueError, KeyError, TypeError, AssertionError, MemoryError)
 SETTINGS: dict[str, Any] = {
     "distributed.scheduler.worker-saturation": 1.0,  # a worker that dies takes no waiting notebook with it
     "distributed.scheduler.allowed-failures": 3,
@@ -76,13 +78,28 @@ def _running_cluster(engine: str) -> Client:
         raise InputError(f"Dask's configuration distributed.comm.tls names certificates that fail: {error}.") from error
     try:
         with interrupts_raise():
-            return Client(**where, security=security, timeout=CONNECT_SECONDS)
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:  # Dask's, of what an address is
+            return _ConnectedClient(**where, security=security, timeout=CONNECT_SECONDS)
+    except REFUSALS as error:
         raise InputError(
             f"There is no Dask scheduler at {engine} that answers: start one with `dask scheduler`, and workers with "
             "`dask worker ADDRESS --nthreads 1`. One at tls:// answers to the certificates that Dask's configuration "
             "distributed.comm.tls names."
         ) from error
+
+
+class _ConnectedClient(Client):
+    """A client that ends at once if it cannot connect.
+
+    Dask ends it when it is collected as garbage. If that happens while a thread of Dask is being started, both wait for
+    each other without end.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        try:
+            super().__init__(**options)
+        except BaseException:
+            self.__del__()
+            raise
 
 
 def _new_certificate() -> Security:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import os
 import re
+import socket
 import stat
 import subprocess
 import sys
+import threading
 
 import dask
 import pytest
@@ -142,3 +144,17 @@ def test_an_address_that_is_none_is_refused(monkeypatch, address):
     monkeypatch.setattr("finetune_reg.sweep.engines.CONNECT_SECONDS", 1)
     with pytest.raises(InputError, match="no Dask scheduler at"), connect(address, 1):
         pass
+
+
+def test_a_server_that_is_no_scheduler_is_refused(monkeypatch):
+    monkeypatch.setattr("finetune_reg.sweep.engines.CONNECT_SECONDS", 1)
+
+    def answer_as_web_servers_do(server: socket.socket) -> None:
+        with server.accept()[0] as caller:
+            caller.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answer_as_web_servers_do, args=[server], daemon=True).start()
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(InputError, match="no Dask scheduler at"), connect(address, 1):
+            pass
