@@ -47,6 +47,8 @@ def slurm_cluster(slots: int, security: Security, shared_folder: Path) -> Iterat
         yield cluster
     finally:
         cluster.close()
+        for part in ("ca_file", "cert", "key"):
+            getattr(cluster, f"_job_{part}").close()  # removes the file, which else stays as long as the cluster
 
 
 def check_jobs(client: Client) -> None:

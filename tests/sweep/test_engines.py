@@ -1,4 +1,4 @@
-"""One plan gives the same records on a running Dask cluster, in Slurm jobs, as a job array and in one process."""
+"""One plan gives the same records on a running Dask cluster and in one process; which workers there are."""
 
 from __future__ import annotations
 
@@ -20,15 +20,6 @@ from finetune_reg.sweep.availability import default_slots, visible_gpus
 from finetune_reg.sweep.engines import connect
 
 DASK = Path(sys.executable).with_name("dask")
-# Like sbatch, it keeps a copy: dask-jobqueue deletes its script as soon as the command returns.
-FAKE_SBATCH = """#!/usr/bin/env bash
-job="$(dirname "$0")/$(basename "$1")"
-cp "$1" "$job"
-env -i PATH="$PATH" HOME="$HOME" HF_HUB_OFFLINE=1 bash "$job" > "$job.log" 2>&1 &
-echo "Submitted batch job $!"
-"""
-
-
 pytestmark = pytest.mark.xdist_group("engines")
 
 
@@ -73,20 +64,6 @@ def test_two_workers_of_a_running_scheduler_give_the_same_records(plan, expected
     assert comparable(tmp_path / "out") == expected
 
 
-def test_slurm_jobs_give_the_same_records(plan, expected, tmp_path, monkeypatch):
-    pytest.importorskip("dask_jobqueue", reason="needs the extra `slurm`")
-    commands = tmp_path / "bin"
-    commands.mkdir()
-    for name, text in {"sbatch": FAKE_SBATCH, "scancel": '#!/usr/bin/env bash\nkill "$@" || true\n'}.items():
-        (commands / name).write_text(text)
-        (commands / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
-    monkeypatch.chdir(tmp_path)
-    finished = call("sweep", "run", plan, "--output-dir", tmp_path / "out", "--engine", "slurm", "--slots", 1)
-    assert finished.returncode == 0, finished.stderr
-    assert comparable(tmp_path / "out") == expected
-
-
 @pytest.fixture
 def job_array(plan, tmp_path):
     """A job array's script, and the folder that its runs go to."""
@@ -101,13 +78,6 @@ def at_index(script: Path, index: int) -> subprocess.CompletedProcess:
     environment = {name: value for name, value in ENVIRONMENT.items() if name != "OMP_NUM_THREADS"}
     environment |= {"SLURM_ARRAY_TASK_ID": str(index)}
     return subprocess.run(["bash", script], env=environment, capture_output=True, text=True)
-
-
-def test_an_index_of_a_job_array_gives_the_records_of_its_notebook(job_array, notebooks, expected):
-    script, folder = job_array
-    finished = at_index(script, 1)
-    assert finished.returncode == 0, finished.stderr
-    assert comparable(folder) == {run_id: expected[run_id] for run_id in notebooks[1].run_ids}
 
 
 def test_each_index_of_a_job_array_calls_the_command_with_its_notebook(job_array, plan, notebooks):
