@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 from finetune_reg.building_blocks.parameter_groups import weight_decay_groups
-from finetune_reg.hyperparameters.ranges import check_hyperparameters
+from finetune_reg.hyperparameters.ranges import Count, NonNegative, Seed, check_hyperparameters, check_ranges
 
 SetupStage = Literal["initialization", "preparation", "search", "reference"]
 CALLS = ("setup", "create_optimizer", "training_loss", "after_backward", "after_step", "finalize")
@@ -45,22 +45,28 @@ class TrainingContext:
             measure in `setup` pass so many at once.
         learning_rate: peak learning rate.
         weight_decay: decoupled decay toward zero on weight matrices; biases and norms are exempt.
-        n_updates: optimizer updates in the whole run.
+        n_updates: optimizer updates in the whole run, at least 1.
         seed: seed of the noise (dropout, masks) drawn while training.
         betas, epsilon: Adam's constants.
         bias_correction: of Adam's moments; without it as in BertAdam (see `bias_correction.py`).
+
+    Raises:
+        InputError: a number of the wrong type or outside its range.
     """
 
     train_dataset: Sequence[Mapping[str, Any]]
     collate: Callable[[list[Mapping[str, Any]]], Mapping[str, torch.Tensor]]
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    n_updates: int
-    seed: int = 0
+    batch_size: Count
+    learning_rate: NonNegative
+    weight_decay: NonNegative
+    n_updates: Count
+    seed: Seed = 0
     betas: tuple[float, float] = (0.9, 0.999)
-    epsilon: float = 1e-8
+    epsilon: NonNegative = 1e-8
     bias_correction: bool = True
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "TrainingContext")
 
     @property
     def adamw_arguments(self) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from finetune_reg.errors import InputError
+from finetune_reg.building_blocks.pretrained_model import refuse_frozen
+from finetune_reg.errors import InputError, shortened
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 
@@ -41,14 +42,22 @@ class MethodTrainer(Trainer):
         """Set up the method, train, finalize the method.
 
         Raises:
-            InputError: asked to resume; a method's state is not in the checkpoint.
+            InputError: asked to resume, because a method's state is not in the checkpoint; no parameter to train; or a
+                warm-up that takes all updates, the first of which has the rate 0.
         """
         if resume_from_checkpoint:
             raise InputError("MethodTrainer cannot resume: a method's state is not in the checkpoint. Train anew.")
+        refuse_frozen(self.model)
+        context = self._training_context()
+        if self.args.learning_rate > 0 and self.args.get_warmup_steps(context.n_updates) >= context.n_updates:
+            raise InputError(
+                f"MethodTrainer cannot warm up for all of its {context.n_updates} updates, which would not reach the "
+                "learning rate: train longer or lower warmup_steps."
+            )
         # An earlier `train` leaves the model wrapped in its autocast, which would round what `setup` measures.
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         try:
-            self.method.setup(self.model, self._training_context())
+            self.method.setup(self.model, context)
             set_seed(self.args.seed)
             return super().train(None, *args, **kwargs)
         finally:
@@ -105,7 +114,7 @@ def refusals(trainer: MethodTrainer) -> list[tuple[bool, str]]:
     return [
         (
             not isinstance(trainer.method, FineTuningMethod),
-            f"use {trainer.method!r} as a method: give it an object such as Mixout(0.9).",
+            f"use {shortened(trainer.method)} as a method: give it an object such as Mixout(0.9).",
         ),
         (trainer.model_init is not None, "use model_init, which would replace the model after set-up: pass model."),
         (trainer.optimizer is not None, "use a ready optimizer: the method builds it from the training arguments."),

@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from finetune_reg.building_blocks.bias_correction import skip_bias_correction
-from finetune_reg.building_blocks.pretrained_model import device_of
-from finetune_reg.errors import InputError, TrainingDivergedError
-from finetune_reg.hyperparameters.ranges import Precision
+from finetune_reg.building_blocks.pretrained_model import device_of, refuse_frozen
+from finetune_reg.errors import InputError, TrainingDivergedError, shortened
+from finetune_reg.hyperparameters.ranges import Count, Precision, Probability, check_in_range
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 Batch = dict[str, torch.Tensor]
@@ -61,13 +61,23 @@ def train(
         The training loss of each update, what the method adds included.
 
     Raises:
-        InputError: an epoch without batches, or a value out of range.
+        InputError: no method, a model without a parameter to train, an epoch without batches, batches without labels,
+            or a value out of range.
         TrainingDivergedError: a loss is not finite. The method is finalized all the same, as after any other error.
     """
     from transformers import get_linear_schedule_with_warmup
 
+    if not isinstance(method, FineTuningMethod):
+        raise InputError(f"train cannot use {shortened(method)} as a method: give it an object such as Mixout(0.9).")
     if not max_grad_norm > 0:
         raise InputError(f"max_grad_norm must be above 0, not {max_grad_norm}: float('inf') clips nothing.")
+    for name, value, declared in (
+        ("warmup_fraction", warmup_fraction, Probability),
+        ("accumulation_steps", accumulation_steps, Count),
+        ("precision", precision, Precision),
+    ):
+        check_in_range(name, value, declared, "train")
+    refuse_frozen(model)
     losses: list[float] = []
     try:
         method.setup(model, context)
@@ -84,6 +94,8 @@ def train(
             for micro_batches in _grouped(loader, accumulation_steps):
                 update_loss = 0.0
                 for batch in micro_batches:
+                    if "labels" not in batch:
+                        raise InputError("The loader gave a batch without labels: its collate function must add them.")
                     batch = {name: tensor.to(device_of(model)) for name, tensor in batch.items()}
                     with _autocast(model, precision):
                         outputs = model(**batch)

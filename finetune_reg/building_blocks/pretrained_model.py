@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from finetune_reg.errors import InputError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
@@ -17,6 +19,18 @@ if TYPE_CHECKING:
 def device_of(model: nn.Module) -> torch.device:
     """Return where the model computes: the device of its first parameter."""
     return next(model.parameters()).device
+
+
+def refuse_frozen(model: nn.Module) -> None:
+    """Refuse a model without a parameter to train.
+
+    Raises:
+        InputError: no parameter requires a gradient.
+    """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError(
+            f"{type(model).__name__} has no parameter to train: set requires_grad of at least one of them to True."
+        )
 
 
 def config_of(model: Any) -> PreTrainedConfig:

@@ -63,6 +63,14 @@ def check_fields(instance: Any, where: str) -> None:
         object.__setattr__(instance, name, _checked(name, getattr(instance, name), plain, interval, where))
 
 
+def check_ranges(instance: Any, where: str) -> None:
+    """Check those fields of a dataclass that declare a range, as `check_fields` does all of them."""
+    declaring: type = type(instance)
+    for name, (plain, interval) in _kinds_and_ranges(declaring).items():
+        if interval is not None:
+            object.__setattr__(instance, name, _checked(name, getattr(instance, name), plain, interval, where))
+
+
 def check_in_range(name: str, value: Any, declared: Any, where: str) -> Any:
     """Return `value` if it has the declared type and lies in its range; see `check_value`.
 
