@@ -11,7 +11,7 @@ import torch
 from finetune_reg.errors import InputError, MissingInputError
 from finetune_reg.experiment.records import FINISHED, RunRecord, record_path
 from finetune_reg.tasks import get_task, load_task
-from finetune_reg.tasks.loading import ReadSplit, read_labelled_rows
+from finetune_reg.tasks.loading import ReadSplit, read_labelled_rows, rows_hash
 from finetune_reg.tasks.task_table import Split
 
 ROWS = ("task", "source", "n_train", "seed_subset", "stratified", "split", "held_out_fold")
@@ -32,6 +32,7 @@ def check_inputs(records: Iterable[RunRecord], output_dir: Path | str) -> None:
     """
     read_split = cache(read_labelled_rows)
     hashes, weights = cache(partial(_hashes, read_split)), cache(_weights)
+    transfer = cache(partial(_transfer_hash, read_split))
     for record in records:
         if record.status not in FINISHED:
             continue
@@ -39,6 +40,9 @@ def check_inputs(records: Iterable[RunRecord], output_dir: Path | str) -> None:
         for name, today in hashes(*(chosen[name] for name in ROWS)).items():
             if (known := record.subset.get(name)) not in (None, today):
                 raise _changed(path, f"{HASHES[name]} of {chosen['task']}", chosen["source"], known, today)
+        for name, known in record.subset.get("transfer_hashes", {}).items():
+            if (found := transfer(name, chosen["source"])) not in (None, known):
+                raise _changed(path, f"rows of {name}", chosen["source"], known, found)
         if record.weights_hash is not None:
             loaded = weights(chosen["model_name"], chosen["task"])
             if loaded not in (None, record.weights_hash):
@@ -69,6 +73,14 @@ def _hashes(
     except MissingInputError:
         return {}
     return {name: getattr(data, name) for name in HASHES}
+
+
+def _transfer_hash(read_split: ReadSplit, task: str, source: str) -> str | None:
+    target = get_task(task)
+    try:
+        return rows_hash(target, read_split(target, target.validation_split, source).rows)
+    except MissingInputError:
+        return None
 
 
 def _weights(model_name: str, task: str) -> str | None:

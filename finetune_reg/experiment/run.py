@@ -32,6 +32,7 @@ from finetune_reg.tasks import (
     majority_score,
     training_loader,
 )
+from finetune_reg.tasks.loading import rows_hash
 from finetune_reg.training_loop import Predictions, predict, train
 
 
@@ -138,7 +139,7 @@ def _fill(record: RunRecord, settings: RunSettings, device: torch.device) -> Non
                 after_epoch=evaluate,
             )
         record.wall_seconds = round(time.perf_counter() - start, 3)
-        transfer = _evaluate_elsewhere(settings, encoder, record.n_updates)
+        transfer, record.subset["transfer_hashes"] = _evaluate_elsewhere(settings, encoder, record.n_updates)
         moved = (p.detach() - initial[name] for name, p in named_backbone_parameters(model))
         distance = float(sum(change.square().sum() for change in moved) ** 0.5)
         _check_weights(model, distance, record.n_updates)
@@ -154,16 +155,20 @@ def _fill(record: RunRecord, settings: RunSettings, device: torch.device) -> Non
     record.below_majority = record.score is None or record.score <= record.majority_score
 
 
-def _evaluate_elsewhere(settings: RunSettings, encoder: Encoder, n_updates: int) -> dict[str, dict[str, float | bool]]:
-    scores = {}
+def _evaluate_elsewhere(
+    settings: RunSettings, encoder: Encoder, n_updates: int
+) -> tuple[dict[str, dict[str, float | bool]], dict[str, str]]:
+    """Return the scores on each other task, and the hash of its rows."""
+    scores, hashes = {}, {}
     for name in settings.evaluate_on:
         target = get_task(name)
         rows = load_split(target, target.validation_split, settings.source)
+        hashes[name] = rows_hash(target, rows)
         examples = encode(target, rows, encoder.tokenizer, settings.max_length, encoder.n_positions)
         loader = evaluation_loader(examples, encoder.tokenizer)
         predictions = _finite(predict(encoder.model, loader, settings.precision), n_updates)
         scores[name] = evaluate_transfer(get_task(settings.task), target, predictions.logits, predictions.labels)
-    return scores
+    return scores, hashes
 
 
 def _finite(predictions: Predictions, update: int) -> Predictions:

@@ -10,6 +10,7 @@ from finetune_reg.errors import InputError
 from finetune_reg.experiment.inputs import HASHES, ROWS
 from finetune_reg.experiment.records import OUTCOME
 
+TRANSFER = ["task", "source", "evaluate_on"]
 WEIGHTS = ["task", "model_name", "pretrained"]
 OWN_SUBSET = "that of the run"  # in place of seed_subset, where each run drew other rows by its own seed
 
@@ -46,6 +47,8 @@ def comparable(table: pd.DataFrame) -> pd.DataFrame:
     named = table.assign(seed_subset=drawn_by)
     for name, found in HASHES.items():
         _check_same(named, list(ROWS), _hashes(table, name), found, "source")
+    elsewhere = _hashes(table, "transfer_hashes").map(json.dumps, na_action="ignore")
+    _check_same(table, TRANSFER, elsewhere, "rows of evaluate_on", "source")
     _check_same(table, WEIGHTS, table.weights_hash, "pretrained weights", "model_name")
     return table
 

@@ -25,11 +25,12 @@ def world(tiny_world, tmp_path) -> RunSettings:
     """Settings with folders of their own, which a test may change."""
     source = shutil.copytree(tiny_world["source"], tmp_path / "tasks")
     model = shutil.copytree(tiny_world["model_name"], tmp_path / "model")
-    return RunSettings(task="rte", source=str(source), model_name=str(model), n_train=16, epochs=1, batch_size=16)
+    recipe = {"n_train": 16, "epochs": 1, "batch_size": 16, "evaluate_on": ["mrpc"]}
+    return RunSettings(task="rte", source=str(source), model_name=str(model), **recipe)
 
 
-def change_rows(source: str, split: str) -> None:
-    path = Path(source) / "rte" / f"{split}.jsonl"
+def change_rows(source: str, split: str, task: str = "rte") -> None:
+    path = Path(source) / task / f"{split}.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(row | {"label": 1 - row["label"]}) + "\n" for row in rows))
 
@@ -41,19 +42,24 @@ def change_weights(folder: str) -> None:
     model.save_pretrained(folder)
 
 
-@pytest.mark.parametrize("what", ["training rows", "evaluation rows", "pretrained weights"])
+@pytest.mark.parametrize("what", ["training rows", "evaluation rows", "rows of mrpc", "pretrained weights"])
 def test_a_finished_run_of_other_rows_or_weights_is_not_reused_and_not_compared(world, tmp_path, what):
     first = run(world, tmp_path / "runs")
     assert run(world, tmp_path / "runs") == first
     if what == "pretrained weights":
         change_weights(world.model_name)
+    elif what == "rows of mrpc":
+        change_rows(world.source, "validation", "mrpc")
     else:
         change_rows(world.source, "train" if what == "training rows" else "validation")
     with pytest.raises(InputError, match=f"{first.run_id}.json was made with other {what}"):
         run(world, tmp_path / "runs")
     other = run(replace(world, method="mixout", method_hyperparameters={}), tmp_path / "runs")
     assert run(replace(world, pretrained=False), tmp_path / "runs").status == "ok"
-    with pytest.raises(InputError, match=f"{first.run_id} and {other.run_id} of rte were made with different {what}"):
+    in_table = "rows of evaluate_on" if what == "rows of mrpc" else what
+    with pytest.raises(
+        InputError, match=f"{first.run_id} and {other.run_id} of rte were made with different {in_table}"
+    ):
         summary_table(results_table([first, other]))
     assert len(summary_table(results_table([first]))) == 1
 
@@ -77,4 +83,4 @@ def test_checking_draws_no_random_number_and_reads_each_file_once(world, tmp_pat
     torch.manual_seed(3)
     check_inputs(records, tmp_path / "runs")
     assert torch.equal(torch.rand(1), expected)
-    assert len(seen) == 2
+    assert len(seen) == 3  # training, evaluation, and the other task
