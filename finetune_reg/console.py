@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -66,6 +67,13 @@ def interruptible(future: Future[Result]) -> Result:
         raise_if_interrupted()
         wait([future], LOOK_SECONDS)
     return future.result()
+
+
+def shield_children() -> None:
+    """Keep Ctrl-C, which a terminal sends to all its processes, from those that this thread starts from now on."""
+    if hasattr(signal, "pthread_sigmask"):  # they inherit the mask
+        resource_tracker.ensure_running()  # where it starts, it sets the mask back
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 @contextmanager

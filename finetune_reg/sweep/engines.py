@@ -16,14 +16,13 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, cast
 
 import dask
 from distributed import Client, Nanny, Scheduler, Security, SpecCluster, Status
 
-from finetune_reg.console import interruptible, interrupts_raise
+from finetune_reg.console import interruptible, interrupts_raise, shield_children
 from finetune_reg.errors import InputError, unknown_name
 from finetune_reg.sweep.availability import visible_gpus
 from finetune_reg.sweep.slurm import slurm_cluster
@@ -160,10 +159,7 @@ def _local_cluster(slots: int, security: Security) -> Iterator[SpecCluster]:
 
 
 async def _start(cluster: SpecCluster) -> None:
-    """Start workers that Ctrl-C does not reach: a terminal sends it to all its processes, and this one ends them."""
-    if hasattr(signal, "pthread_sigmask"):  # what this thread starts inherits its mask
-        resource_tracker.ensure_running()  # where it starts, it sets the mask back
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    shield_children()  # this process ends its workers
     await cluster
 
 

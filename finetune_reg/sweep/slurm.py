@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shlex
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import dask
 from distributed import Client, Security, SpecCluster, Status
 
-from finetune_reg.console import interruptible
+from finetune_reg.console import interruptible, shield_children
 from finetune_reg.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def check_jobs(client: Client) -> None:
 
 
 def _cluster(security: Security, shared_folder: Path) -> SLURMCluster:
+    heard = signal.getsignal(signal.SIGINT)
     try:
         from dask_jobqueue import SLURMCluster
     except ImportError:
@@ -79,6 +81,8 @@ def _cluster(security: Security, shared_folder: Path) -> SLURMCluster:
             "Engine 'slurm' needs dask-jobqueue: install it with `pip install finetune_reg[slurm]`, or write a job "
             "array with `finetune-reg sweep export`."
         ) from None
+    finally:
+        signal.signal(signal.SIGINT, heard)  # in whose place its import puts an exit without a word
     try:
         folder = _setting("shared-temp-directory")
         if folder is None and shlex.quote(folder := str(shared_folder.absolute())) != folder:
@@ -106,6 +110,7 @@ def _setting(name: str) -> Any:
 
 
 async def _submit(cluster: SpecCluster) -> None:
+    shield_children()  # sbatch and scancel
     await cluster
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import os
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -11,8 +13,9 @@ from pathlib import Path
 import dask
 import pytest
 from command_line import call
-from sweep_plans import comparable, wait_for, write_plan
+from sweep_plans import ENVIRONMENT, comparable, start_sweep, wait_for, write_plan
 
+from finetune_reg.errors import INTERRUPTED
 from finetune_reg.experiment.run import run
 from finetune_reg.sweep import read_plan
 
@@ -88,3 +91,17 @@ def test_jobs_that_slurm_refuses_end_the_sweep_at_once_in_its_own_words(plan, tm
     (sentence,) = refused.stderr.splitlines()
     assert sentence.startswith("Error: Slurm refused the jobs (Memory specification can not be satisfied; ")
     assert queued() == []
+
+
+def test_ctrl_c_takes_the_jobs_back(plan, tmp_path):
+    hears = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    environment = ENVIRONMENT | {"DASK_JOBQUEUE__SLURM__MEMORY": "1GB"}
+    arguments = ("run", plan, "--output-dir", tmp_path / "out", "--engine", "slurm", "--slots", 2)
+    sweep = start_sweep(*arguments, log=tmp_path / "log", env=environment, **hears)
+    wait_for(lambda: len(queued()) == 2)
+    for _ in range(2):
+        os.killpg(sweep.pid, signal.SIGINT)  # all processes of the terminal, scancel among them
+        time.sleep(0.3)
+    assert sweep.wait(timeout=60) == 130
+    assert (tmp_path / "log").read_text().splitlines()[-1] == INTERRUPTED
+    wait_for(lambda: not queued(), seconds=15)
