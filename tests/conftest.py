@@ -47,6 +47,13 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="FINETUNE_REG_GLUE is not set"))
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Print what campaigns counted, in whichever process they ran."""
+    for report in [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]:
+        for name, counted in report.user_properties:
+            terminalreporter.write_line(f"{name}: {counted}")
+
+
 @pytest.fixture(scope="session")
 def tiny_world(tmp_path_factory):
     """A model folder and a source folder, as keyword arguments of `RunSettings`."""
