@@ -1,13 +1,33 @@
-"""What each checker of an exercise answers: right attempts pass, wrong ones are helped, stubs are not attempted."""
+"""What each checker of an exercise answers: right attempts pass, wrong ones are helped, stubs are not attempted.
+
+The grader's processes judge attempts that live elsewhere; each is judged that way, too, with the same sentence.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import Pipe
+from time import monotonic
 from typing import Any
 
 import pytest
 
-from finetune_reg.course.exercises import NotSolvedError, check
+from finetune_reg.course.exercises import NotSolvedError, check, exercises, judge
+from finetune_reg.course.grading.remote_attempts import Conversation
+from finetune_reg.course.grading.submission_process import Attempts
+
+
+def judged_from_elsewhere(name: str, attempt: Any) -> str:
+    """Return the verdict on an attempt at the other end of a connection."""
+    here, there = Pipe()
+    talk = Conversation(here, monotonic() + 60, "The attempt does not answer.")
+    with ThreadPoolExecutor(1) as thread, here, there:
+        checked = thread.submit(Attempts(there).check, name, attempt)
+        verdict = judge(exercises()[name], talk.attempt(talk.receive()["attempt"]))
+        talk.send("verdict", verdict)
+        assert checked.result() == (not verdict)
+    return verdict
 
 
 def right_attempts(attempts: Iterable[tuple[str, Any]]) -> Callable:
@@ -17,6 +37,7 @@ def right_attempts(attempts: Iterable[tuple[str, Any]]) -> Callable:
     def test(capsys, name, attempt):
         assert check(name, attempt, strict=True)
         assert capsys.readouterr().out == f"{name}: right.\n"
+        assert judged_from_elsewhere(name, attempt) == ""
 
     return test
 
@@ -30,6 +51,7 @@ def wrong_attempts(attempts: Iterable[tuple[str, Any, str]]) -> Callable:
         said = capsys.readouterr().out
         assert said.startswith((f"{name}: not yet: ", f"{name}: the attempt raises "))
         assert help in said
+        assert said == f"{name}: {judged_from_elsewhere(name, attempt)}.\n"
         with pytest.raises(NotSolvedError):
             check(name, attempt, strict=True)
 

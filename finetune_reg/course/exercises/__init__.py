@@ -68,7 +68,7 @@ def check(name: str, attempt: Any, strict: bool = False) -> Answer:
     checkers = exercises()
     if name not in checkers:
         raise unknown_name("exercise", name, checkers)
-    verdict = _verdict(checkers[name], attempt)
+    verdict = judge(checkers[name], attempt)
     print(f"{name}: {verdict or 'right'}.")
     if log := os.environ.get(CHECK_LOG):
         with open(log, "a", encoding="utf-8") as file:
@@ -78,8 +78,8 @@ def check(name: str, attempt: Any, strict: bool = False) -> Answer:
     return Answer(not verdict)
 
 
-def _verdict(checker: Checker, attempt: Any) -> str:
-    """Return what is wrong, or nothing."""
+def judge(checker: Checker, attempt: Any) -> str:
+    """Return what is wrong with an attempt, or nothing."""
     if attempt is None:
         return "not attempted yet"
     try:

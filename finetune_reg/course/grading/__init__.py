@@ -1,5 +1,10 @@
 """Grade notebooks that students filled in: execute each in a fresh kernel and count the exercises that are right.
 
+remote_attempts.py     an attempt that lives in another process, as its checker sees it
+plain_data.py          what may come from there: numbers, texts, arrays, tables
+submission_process.py  the process of a submission: executes its cells, answers calls
+sandbox.py             what keeps that process in its place
+
 Nothing is kept but what the notebook's own `check(name, attempt)` found, which it also writes to a log (see
 `exercises`). Every exercise gives one point. If it is checked several times, the last time counts; checks before a
 crash or the end of the time limit count, those after it cannot. Submissions are graded on all exercises of their
