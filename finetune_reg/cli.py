@@ -204,18 +204,28 @@ def grade(
     time_limit: Annotated[
         float, typer.Option(callback=sweep_commands.check_minutes, help="Minutes that one notebook may run, above 0.")
     ] = 10.0,
+    jobs: Annotated[int, typer.Option(min=1, help="Notebooks that run at a time.")] = 1,
+    memory: Annotated[float, typer.Option(min=1, help="GB of memory that one notebook may use.")] = 4.0,
 ) -> None:
-    """Execute each notebook in a fresh kernel and count the exercises that are right. It runs what students wrote."""
-    from finetune_reg.course.grading import grade
+    """Execute each notebook in a process of its own and count the exercises that are right.
 
+    The table is written anew after each; a page of feedback for each student lies beside it.
+    """
+    if sys.platform == "win32":
+        raise InputError("Submissions are graded on Linux or macOS: on Windows, use its subsystem for Linux.")
+    from finetune_reg.course.grading import grade
+    from finetune_reg.course.grading.sandbox import describe_isolation
+
+    console.print(describe_isolation(), soft_wrap=True)
     with interrupts_raise():
-        graded = grade(folder, out, time_limit)
-    table = Table("submission", "points", "error")
+        graded = grade(folder, out, time_limit, jobs, memory)
+    table = Table("submission", "points", "error", "changed checks")
+    n_exercises = list(graded).index("total") - 1
     row: Any
     for row in graded.itertuples():
-        table.add_row(row.submission, f"{row.total} of {graded.shape[1] - 3}", row.error)
+        table.add_row(row.submission, f"{row.total} of {n_exercises}", row.error, row.changed_checks)
     console.print(table)
-    console.print(f"Written: {out}", soft_wrap=True)
+    console.print(f"Written: {out}, and feedback in {out.stem}_feedback beside it", soft_wrap=True)
 
 
 @app.command()

@@ -2,23 +2,16 @@
 
 Each module of this folder holds the exercises of one notebook: `EXERCISES`, a checker by name. A checker takes the
 attempt (a function, or a value) and raises `AssertionError` with a sentence that helps; it never shows the solution.
-
-While the environment variable `FINETUNE_REG_CHECK_LOG` names a file, `check` also appends what it found to it, one JSON
-object a line; `grading` reads them.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
-import os
 import pkgutil
 from collections.abc import Callable
 from typing import Any
 
 from finetune_reg.errors import unknown_name
-
-CHECK_LOG = "FINETUNE_REG_CHECK_LOG"
 
 Checker = Callable[[Any], None]
 
@@ -70,9 +63,6 @@ def check(name: str, attempt: Any, strict: bool = False) -> Answer:
         raise unknown_name("exercise", name, checkers)
     verdict = judge(checkers[name], attempt)
     print(f"{name}: {verdict or 'right'}.")
-    if log := os.environ.get(CHECK_LOG):
-        with open(log, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"exercise": name, "right": not verdict, "verdict": verdict}) + "\n")
     if strict and verdict:
         raise NotSolvedError(f"{name}: {verdict}.")
     return Answer(not verdict)

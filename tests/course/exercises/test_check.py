@@ -1,13 +1,11 @@
-"""`check`: three answers in one sentence, strict on request, and a log for whoever grades."""
+"""`check`: three answers in one sentence, and strict on request."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 
 import finetune_reg.course.exercises as package
-from finetune_reg.course.exercises import CHECK_LOG, NotSolvedError, check, exercises, topics
+from finetune_reg.course.exercises import NotSolvedError, check, exercises, topics
 from finetune_reg.errors import InputError
 
 
@@ -56,19 +54,6 @@ def test_a_notebook_shows_the_sentence_alone():
 def test_a_misspelt_exercise_gets_the_nearest_name():
     with pytest.raises(InputError, match="There is no exercise 'duoble': did you mean 'double'"):
         check("duoble", None)
-
-
-def test_a_log_is_written_when_asked_for_also_when_strict(tmp_path, monkeypatch):
-    log = tmp_path / "checks.jsonl"
-    monkeypatch.setenv(CHECK_LOG, str(log))
-    check("double", lambda x: 2 * x)
-    with pytest.raises(NotSolvedError):
-        check("double", None, strict=True)
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    assert lines == [
-        {"exercise": "double", "right": True, "verdict": ""},
-        {"exercise": "double", "right": False, "verdict": "not attempted yet"},
-    ]
 
 
 def test_every_module_has_exercises_whose_names_are_unique(monkeypatch):
