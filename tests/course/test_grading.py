@@ -18,6 +18,8 @@ from finetune_reg.course.grading.remote_attempts import NO_MESSAGE
 from finetune_reg.course.grading.sandbox import describe_isolation, isolation
 from finetune_reg.errors import InputError
 
+pytestmark = pytest.mark.xdist_group("grading")
+
 EXERCISES = ["best-of-k-without-replacement", "sign-flip-test", "fewest-pairs"]
 BEST_OF_K = """
 from math import comb
@@ -44,6 +46,14 @@ SLEEP = "86399.25"  # seconds; a process with this argument is one that a submis
 MAGICS = """%%time
 %matplotlib inline
 !true
+"""
+HIDES = """
+kept = []
+
+def keep():
+    kept.append(6)
+
+done = keep()  # that the answer needs this, only its absence shows
 """
 PATCHES = """
 def patched(attempt):
@@ -127,6 +137,7 @@ CLASS = {
         "points": [0, 1, 1],
         "error": "MemoryError",
     },
+    "hides.ipynb": {"attempts": (*RIGHT[:2], "answer = kept[0]"), "before": HIDES, "points": [1, 1, 1]},
     "deletes.ipynb": {"attempts": (BEST_OF_K,), "points": [1, 0, 0], "changed": ", ".join(EXERCISES[1:])},
     "looks.ipynb": {
         "attempts": (BEST_OF_K, SIGN_FLIP, "answer = look()"),

@@ -20,22 +20,27 @@ from typing import Any
 
 from finetune_reg.course.exercises import exercises, judge
 from finetune_reg.course.grading import sandbox
+from finetune_reg.course.grading.needed_cells import needed_cells
 from finetune_reg.course.grading.remote_attempts import NO_MESSAGE, Conversation, SubmissionEndedError
 from finetune_reg.course.grading.submission_cells import changed_checks, course_checks
 
 START_SECONDS = 120
 LONGEST_SENTENCE = 2000
+NEVER_FOR_WANT_OF_CELLS = (  # beginnings of errors that a missing statement does not cause
+    *("SyntaxError", "IndentationError", "UsageError", "NotImplementedError", "MemoryError"),
+    *("SystemExit", "ZeroDivisionError"),
+)
 
 Finding = dict[str, Any]
 
 
 def examine(cells: list[str], assigned: list[str], minutes: float, n_bytes: int) -> Iterator[Finding]:
-    """Execute the cells of a submission; yield what is found.
+    """Execute the cells that the checks need, and all cells if one of those may miss another; yield what is found.
 
     Args:
         cells: sources of the code cells.
         assigned: exercises whose checks should be those of the course.
-        minutes: for the submission.
+        minutes: for the submission, each time.
         n_bytes: of memory, for all its processes together.
 
     Yields:
@@ -44,12 +49,16 @@ def examine(cells: list[str], assigned: list[str], minutes: float, n_bytes: int)
         submission checks in another way than the course.
     """
     course = {name: text for name, text in course_checks().items() if name in assigned}
-    error = yield from _execute(cells, minutes, n_bytes)
+    needed = needed_cells(cells)
+    error, is_of_a_cell = yield from _execute(needed, minutes, n_bytes)
+    if is_of_a_cell and needed != cells and not error.startswith(NEVER_FOR_WANT_OF_CELLS):
+        of_all, _ = yield from _execute(cells, minutes, n_bytes)
+        error = of_all and error
     yield {"error": error, "changed": changed_checks(cells, course)}
 
 
-def _execute(cells: list[str], minutes: float, n_bytes: int) -> Generator[Finding, None, str]:
-    """Execute cells in a process of their own; yield verdicts, and return the first error."""
+def _execute(cells: list[str], minutes: float, n_bytes: int) -> Generator[Finding, None, tuple[str, bool]]:
+    """Execute cells in a process of their own; yield verdicts; return the first error, and whether a cell raised it."""
     checkers = exercises()
     yield {"seconds": START_SECONDS}
     with _submission_process(n_bytes) as (connection, look):
@@ -74,8 +83,9 @@ def _execute(cells: list[str], minutes: float, n_bytes: int) -> Generator[Findin
                 yield {"exercise": name, "verdict": verdict[:LONGEST_SENTENCE]}
                 talk.send("verdict", verdict[:LONGEST_SENTENCE])
         except SubmissionEndedError as end:
-            return str(end)
-    return str(message["ended"])[:LONGEST_SENTENCE]
+            return str(end), False
+    ended = str(message["ended"])[:LONGEST_SENTENCE]
+    return ended, bool(ended)
 
 
 @contextmanager
