@@ -102,14 +102,17 @@ def check_time_limit(minutes: float | None) -> None:
 
 @contextmanager
 def storage_errors(output_dir: Path) -> Iterator[None]:
-    """Turn a full disk or a read-only folder into an `InputError` that says so."""
+    """Turn a full disk or a read-only folder into an `InputError` that says so, also if tidying up failed after it."""
     try:
         yield
     except OSError as error:
-        if error.errno not in STORAGE_ERRORS:
+        cause: BaseException | None = error
+        while cause is not None and not (isinstance(cause, OSError) and cause.errno in STORAGE_ERRORS):
+            cause = cause.__context__
+        if cause is None:
             raise
         raise InputError(
-            f"Cannot write below {output_dir}: {error.strerror}. Make it writable or make space, then run again: "
+            f"Cannot write below {output_dir}: {cause.strerror}. Make it writable or make space, then run again: "
             "finished runs are kept."
         ) from error
 

@@ -133,7 +133,7 @@ class Patient:
         command = ["unshare", "-rm", "bash", "-c", FULL_DISK, "bash", self.folder, str(space), COMMAND, self.plan]
         ended = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
         assert ended.returncode in (0, 1, 2), ended
-        assert "Traceback" not in ended.stderr
+        assert "Traceback" not in ended.stderr, ended.stderr
         shutil.rmtree(self.folder)
         self.folder.with_name(f"{self.folder.name}.copy").rename(self.folder)
 

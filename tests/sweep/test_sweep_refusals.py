@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
@@ -20,7 +21,7 @@ from finetune_reg.errors import InputError
 from finetune_reg.sweep import NotebookRun, run_sweep
 from finetune_reg.sweep.engines import connect
 from finetune_reg.sweep.job_array import job_array_script
-from finetune_reg.sweep.worker import execute_job
+from finetune_reg.sweep.worker import execute_job, storage_errors
 
 
 @pytest.fixture
@@ -73,6 +74,13 @@ def test_run_sweep_at_the_top_of_a_script_is_told_to_go_below_the_guard(tiny_wor
     assert ended.stderr.splitlines()[-1].startswith("finetune_reg.errors.InputError: The workers did not start")
     assert '`if __name__ == "__main__":`' in ended.stderr.splitlines()[-1]
     assert stored_records(tmp_path) == {}
+
+
+def test_a_full_disk_is_named_also_if_tidying_up_fails_after_it(tmp_path):
+    failed_later = ProcessLookupError(errno.ESRCH, "No such process")
+    failed_later.__context__ = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(InputError, match=r"Cannot write below .*No space left on device"), storage_errors(tmp_path):
+        raise failed_later
 
 
 SBATCH = {
