@@ -79,3 +79,10 @@ def test_every_folder_says_what_is_in_it():
         docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
         if folder.name not in ("methods", "exercises"):  # their registries list what they hold
             assert {name for name in names if name not in docstring} == set(), folder
+
+
+@pytest.mark.xdist_group("a group")
+def test_tests_of_a_group_are_known_as_such(request):
+    """Under pytest 9.2 xdist no longer sees groups, and what they share is made in every process."""
+    if request.config.getoption("loadgroup", False):
+        assert request.node.nodeid.endswith("@a group")

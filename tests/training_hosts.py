@@ -24,7 +24,7 @@ def context(dataset, weight_decay: float = 0.01, batch_size: int = BATCH_SIZE, s
         batch_size=batch_size,
         learning_rate=LEARNING_RATE,
         weight_decay=weight_decay,
-        n_updates=EPOCHS * -(-len(dataset) // batch_size),
+        n_updates=max(EPOCHS * -(-len(dataset) // batch_size), 1),
         seed=seed,
     )
 
