@@ -65,8 +65,8 @@ def planned_claims(claims: Sequence[Claim], planned: Sequence[RunSettings]) -> l
             for settings in recipes_of(runs, claim.tasks, claim.method, claim.settings)
             if (n := _pairs(claim, runs, settings))
         ]
-        tested = {comparison(claim): claim.paper for claim, n in pairs if n >= MIN_PAIRS}
-        tests = Counter(tested.values())
+        tested = {(claim.paper, comparison(claim)) for claim, n in pairs if n >= MIN_PAIRS}
+        tests = Counter(paper for paper, _ in tested)
         found += [PlannedClaim(claim, n, max(tests[claim.paper], 1)) for claim, n in pairs]
     return found
 

@@ -160,3 +160,13 @@ def test_a_plan_says_what_its_pairs_can_decide():
     assert many["mixout-failed-runs-cola"].pairs == 20
     assert many["mixout-failed-runs-cola"].smallest_effect < 1
     assert found("screening_mpnet300_selection") == {}
+
+
+def test_a_comparison_of_two_papers_counts_in_each():
+    runs = [settings for notebook in read_plan(find_plan("glue300_minilm")) for settings in notebook.settings]
+    both = [claim for claim in load_claims() if claim.id in ("r-drop-mean", "r-drop-rerun-mean", "r3f-rerun-mean")]
+    assert [(one.claim.paper, one.tests) for one in planned_claims(both, runs)] == [
+        ("yuan2023hype", 2),
+        ("liang2021rdrop", 1),
+        ("yuan2023hype", 2),
+    ]
