@@ -117,9 +117,10 @@ def reproduce(
 
     protocol = sweep_commands.read_named_plan(plan, scale)
     folder = sweep_commands.folder_of(protocol, output_dir)
-    sweep_commands.print_plan(notebooks_of(protocol), folder)
+    runs = notebooks_of(protocol)
+    sweep_commands.print_plan(runs, folder)
     if engine == "local":
-        check_available(run for run in notebooks_of(protocol) if not run.is_finished(folder))
+        check_available(run for run in runs if not run.is_finished(folder))
     states = sweep_commands.make_runs(protocol, folder, engine=engine, slots=slots, time_limit=time_limit)
     report(folder)
     sweep_commands.conclude(states, folder)

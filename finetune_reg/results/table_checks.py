@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pandas as pd
 
@@ -27,7 +28,9 @@ def one_row_per_run(table: pd.DataFrame) -> pd.DataFrame:
     repeated = table.duplicated(run)
     if not repeated.any():
         return table
-    distinct = table[[*run, *OUTCOME]].assign(content=_hashes(table, "content_hash")).drop_duplicates()
+    distinct = (
+        table[[*run, *OUTCOME]].assign(content=_named(table.subset.map(_subset), "content_hash")).drop_duplicates()
+    )
     if (contradicting := distinct.duplicated(run)).any():
         raise InputError(
             f"The table holds different results of the run {distinct.run_id[contradicting].iloc[0]}: keep one of them."
@@ -45,16 +48,22 @@ def comparable(table: pd.DataFrame) -> pd.DataFrame:
     table = one_row_per_run(table)
     drawn_by = table.seed_subset.where(table.seed_subset != OWN_SUBSET, table.seed_init)
     named = table.assign(seed_subset=drawn_by)
+    subsets = table.subset.map(_subset)
     for name, found in HASHES.items():
-        _check_same(named, list(ROWS), _hashes(table, name), found, "source")
-    elsewhere = _hashes(table, "transfer_hashes").map(json.dumps, na_action="ignore")
+        _check_same(named, list(ROWS), _named(subsets, name), found, "source")
+    elsewhere = _named(subsets, "transfer_hashes").map(json.dumps, na_action="ignore")
     _check_same(table, TRANSFER, elsewhere, "rows of evaluate_on", "source")
     _check_same(table, WEIGHTS, table.weights_hash, "pretrained weights", "model_name")
     return table
 
 
-def _hashes(table: pd.DataFrame, name: str) -> pd.Series:
-    return table.subset.map(lambda subset: json.loads(subset).get(name) if isinstance(subset, str) else None)
+def _named(subsets: pd.Series, name: str) -> pd.Series:
+    return subsets.map(lambda subset: subset.get(name))
+
+
+def _subset(text: Any) -> dict[str, Any]:
+    """Return what a table's text says of a run's rows, nothing where it has none."""
+    return json.loads(text) if isinstance(text, str) else {}
 
 
 def _check_same(table: pd.DataFrame, names: list[str], hashes: pd.Series, what: str, where: str) -> None:

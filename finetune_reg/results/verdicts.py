@@ -115,6 +115,10 @@ class _Case:
     runs: pd.DataFrame
     figures: pd.DataFrame
 
+    @property
+    def column(self) -> str:
+        return "failed" if self.claim.statistic == "failed_fraction" else "points"
+
     @cached_property
     def is_run(self) -> bool:
         made = set(self.claim.tasks) <= set(self.runs.task)
@@ -130,7 +134,7 @@ class _Case:
     def tasks(self) -> list[str]:
         return [task for task in self.claim.tasks if task not in self.untested]
 
-    @property
+    @cached_property
     def tested(self) -> Claim:
         """The claim on the tasks that say something."""
         return claim_on(self.claim, self.tasks, self.figures)
@@ -141,8 +145,9 @@ class _Case:
 
     def compare(self, first: Role, second: Role, tasks: Sequence[str]) -> Difference | None:
         """Compare two of the claim's methods on the seeds common to the tasks; positive in the claim's direction."""
-        column = "failed" if self.claim.statistic == "failed_fraction" else "points"
-        samples = {(role, task): self.runs_of[role, task][column] for role, task in product((first, second), tasks)}
+        samples = {
+            (role, task): self.runs_of[role, task][self.column] for role, task in product((first, second), tasks)
+        }
         scores = pd.concat(samples, axis=1, join="inner").to_numpy().T
         if not scores.size:
             return None
@@ -168,8 +173,7 @@ class _Case:
             return "neither beats the best constant answer"
         if self.claim.statistic == "probability_of_improvement":
             return ""
-        column = "failed" if self.claim.statistic == "failed_fraction" else "points"
-        level = level_of(self.claim.statistic, self.runs_of["against", task][column].to_numpy())
+        level = level_of(self.claim.statistic, self.runs_of["against", task][self.column].to_numpy())
         room = level if self.claim.direction == "lower" else 100 - level
         if room < self.claim.minimal_effect:
             return f"the {_statistic_words(self.claim)} of {method_words(self.claim.against)} is {level:.1f}"
@@ -198,10 +202,9 @@ def _corrected(cases: Sequence[_Case], family: Callable[[Claim], str]) -> list[C
         for name, of_family in effects.items()
         for tested, found in zip(of_family, correct(list(of_family.values())), strict=True)
     }
+    nothing = Corrected()
     return [
-        Corrected()
-        if case.effect is None
-        else corrected.get((family(case.claim), comparison(case.tested)), Corrected())
+        nothing if case.effect is None else corrected.get((family(case.claim), comparison(case.tested)), nothing)
         for case in cases
     ]
 
@@ -216,20 +219,19 @@ def _verdict(case: _Case, of_paper: Corrected, of_all: Corrected) -> Verdict:
     if effect is None:
         sentence = f"Not testable here{scale}: {_reasons(case.untested)}."
         return Verdict(claim, "not testable here", sentence, reduced, untested=case.untested)
-    tested = case.tested
     on_task = {task: case.compare("method", "against", [task]) for task in case.tasks}
     by_task = {task: found for task, found in on_task.items() if found is not None}
     beyond = control_effect = None
     if claim.control is not None:
         beyond = case.compare("method", "control", case.tasks)
         control_effect = case.compare("control", "against", case.tasks)
-    outcome, reason = _decide(tested, effect, of_paper, beyond, control_effect)
+    outcome, reason = _decide(case.tested, effect, of_paper, beyond, control_effect)
     opposite = "lower" if claim.direction == "higher" else "higher"
     size, direction = (-effect, opposite) if effect.value < 0 else (effect, claim.direction)
     sentence = (
-        f"{outcome.capitalize()}{scale}: the {_statistic_words(claim)} of {method} on {_where(tested)} is "
+        f"{outcome.capitalize()}{scale}: the {_statistic_words(claim)} of {method} on {_where(case.tested)} is "
         f"{_words(size, sign='')} points {direction} than that of {against} ({_tests(effect.n, of_paper, of_all)}), "
-        f"where {tested.minimal_effect:g} {claim.direction} would count; {reason}."
+        f"where {case.tested.minimal_effect:g} {claim.direction} would count; {reason}."
     )
     if case.untested:
         sentence += f" Left out: {_reasons(case.untested)}."
