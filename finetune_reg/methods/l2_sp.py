@@ -64,13 +64,15 @@ class L2SP(FineTuningMethod):
     _deviation: dict[str, torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
-        """Snapshot the backbone."""
+        """Snapshot the backbone, and keep room for the deviations: allocating it anew costs more than filling it."""
         self._pretrained = {name: p.detach().clone() for name, p in named_backbone_parameters(model)}
+        self._deviation = {name: torch.empty_like(p) for name, p in self._pretrained.items()}
 
     def training_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor:
         """Return the task loss and the penalty, whose gradient `after_backward` adds."""
         with torch.no_grad():
-            self._deviation = {name: p - self._pretrained[name] for name, p in named_backbone_parameters(model)}
+            for name, parameter in named_backbone_parameters(model):
+                torch.sub(parameter, self._pretrained[name], out=self._deviation[name])
             toward_pretrained = self.pretrained_strength / 2 * squared_distance(self._deviation)
             toward_zero = self.head_strength / 2 * squared_distance(dict(named_head_parameters(model)))
         return outputs.loss + (toward_pretrained + toward_zero)
@@ -82,12 +84,11 @@ class L2SP(FineTuningMethod):
             _add_gradient(parameter, self._deviation[name], self.pretrained_strength)
         for _, parameter in named_head_parameters(model):
             _add_gradient(parameter, parameter, self.head_strength)
-        self._deviation = {}
 
     def finalize(self, model: nn.Module) -> None:
-        """Drop the snapshot."""
+        """Drop the snapshot and the deviations."""
         self._pretrained.clear()
-        self._deviation = {}
+        self._deviation.clear()
 
 
 def _add_gradient(parameter: nn.Parameter, direction: torch.Tensor, strength: float) -> None:
