@@ -195,7 +195,8 @@ def _matches(value: Any, expected: Any) -> bool:
     if origin is Literal:
         return any(type(value) is type(option) and value == option for option in arguments)
     if origin is list:
-        return isinstance(value, list) and all(_matches(item, arguments[0]) for item in value)
+        of_one_type = isinstance(value, list) and {*map(type, value)} == {arguments[0]}  # quick for long lists
+        return of_one_type or (isinstance(value, list) and all(_matches(item, arguments[0]) for item in value))
     if origin is dict:
         return isinstance(value, dict) and all(_matches(k, arguments[0]) for k in value)
     if expected is float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pandas as pd
 
@@ -28,9 +27,7 @@ def one_row_per_run(table: pd.DataFrame) -> pd.DataFrame:
     repeated = table.duplicated(run)
     if not repeated.any():
         return table
-    distinct = (
-        table[[*run, *OUTCOME]].assign(content=_named(table.subset.map(_subset), "content_hash")).drop_duplicates()
-    )
+    distinct = table[[*run, *OUTCOME]].assign(content=_named(_subsets(table), "content_hash")).drop_duplicates()
     if (contradicting := distinct.duplicated(run)).any():
         raise InputError(
             f"The table holds different results of the run {distinct.run_id[contradicting].iloc[0]}: keep one of them."
@@ -48,7 +45,7 @@ def comparable(table: pd.DataFrame) -> pd.DataFrame:
     table = one_row_per_run(table)
     drawn_by = table.seed_subset.where(table.seed_subset != OWN_SUBSET, table.seed_init)
     named = table.assign(seed_subset=drawn_by)
-    subsets = table.subset.map(_subset)
+    subsets = _subsets(table)
     for name, found in HASHES.items():
         _check_same(named, list(ROWS), _named(subsets, name), found, "source")
     elsewhere = _named(subsets, "transfer_hashes").map(json.dumps, na_action="ignore")
@@ -61,9 +58,10 @@ def _named(subsets: pd.Series, name: str) -> pd.Series:
     return subsets.map(lambda subset: subset.get(name))
 
 
-def _subset(text: Any) -> dict[str, Any]:
-    """Return what a table's text says of a run's rows, nothing where it has none."""
-    return json.loads(text) if isinstance(text, str) else {}
+def _subsets(table: pd.DataFrame) -> pd.Series:
+    """Return what a table's texts say of its runs' rows, nothing where it has none; many runs share a text."""
+    read = {text: json.loads(text) if isinstance(text, str) else {} for text in table.subset.unique()}
+    return pd.Series([read[text] for text in table.subset], table.index, dtype=object)
 
 
 def _check_same(table: pd.DataFrame, names: list[str], hashes: pd.Series, what: str, where: str) -> None:

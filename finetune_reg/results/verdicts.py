@@ -84,7 +84,7 @@ def judge(claim: Claim, table: pd.DataFrame) -> Verdict:
 
 
 def judge_all(claims: Sequence[Claim], table: pd.DataFrame) -> list[Verdict]:
-    """Judge claims together on the runs of one scale.
+    """Judge claims together on the runs of one scale; our own studies are corrected apart from the papers' claims.
 
     Args:
         table: as from `results_table`, filtered to one source, model and number of training rows. Runs on held-out
@@ -188,7 +188,7 @@ def _learned(above_constant: np.ndarray) -> bool:
 
 def _judged(cases: Sequence[_Case]) -> list[Verdict]:
     of_paper = _corrected(cases, lambda claim: "ours" if claim.read == "ours" else claim.paper)
-    of_all = _corrected(cases, lambda claim: "all")
+    of_all = _corrected(cases, lambda claim: "ours" if claim.read == "ours" else "papers")
     return [_verdict(case, *found) for case, *found in zip(cases, of_paper, of_all, strict=True)]
 
 
