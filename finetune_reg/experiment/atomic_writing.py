@@ -1,7 +1,7 @@
 """Files that are written in one step: a reader sees all of a file or nothing of it, whenever its writer is killed.
 
-The text goes to a temporary file beside its place and is then moved there. A process that is killed in between leaves
-the temporary file, whose name says who wrote it: `.RANDOM@HOST@PROCESS.tmp`.
+What is written goes to a temporary file beside its place and is then moved there. A process that is killed in between
+leaves the temporary file, whose name says who wrote it: `.RANDOM@HOST@PROCESS.tmp`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,17 +19,20 @@ import psutil
 A_DAY = 24 * 60 * 60
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file into a folder that is there, with the permissions that the user's umask gives to new files.
+@contextmanager
+def in_one_step(path: Path) -> Iterator[Path]:
+    """Give a temporary file to write to, and move it to `path` at the end, unless there was an error.
+
+    `path` lies in a folder that is there. The file gets the permissions that the user's umask gives to new files.
 
     Raises:
         OSError: the file cannot be written. The error names `path`, which is left as it was.
     """
     temporary = path.with_name(f".{uuid4().hex}@{socket.gethostname()}@{os.getpid()}.tmp")
     try:
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
+        temporary.open("xb").close()
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
@@ -37,6 +41,16 @@ def write_atomically(path: Path, text: str) -> None:
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file as `in_one_step` does.
+
+    Raises:
+        OSError: as `in_one_step`.
+    """
+    with in_one_step(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def remove_abandoned(folder: Path) -> None:

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -138,17 +139,17 @@ def evaluate_masked_prediction(model: BertForMaskedLM) -> dict[str, float]:
 
 
 def write_folder(folder: Path, model: BertForMaskedLM, record: dict) -> dict:
-    """Write weights, tokenizer and record side by side, then move them into place at once."""
+    """Write weights, tokenizer and record side by side, by the umask, then move them into place at once."""
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    staging = folder.with_name(f".{folder.name}-{uuid4().hex}")
+    staging.mkdir()
     model.save_pretrained(staging)
     build_tokenizer().save_pretrained(staging)
     record = record | {"sha256": {name: sha256_of(staging / name) for name in HASHED_FILES}}
     (staging / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")
     for path in staging.iterdir():
-        path.chmod(0o644)
-    staging.chmod(0o755)
+        path.chmod(staging.stat().st_mode & 0o666)  # weights are written for their owner alone
     if folder.exists():
         retired = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         os.replace(folder, retired)

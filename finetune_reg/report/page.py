@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from matplotlib.figure import Figure
 
 from finetune_reg.errors import InputError
+from finetune_reg.experiment.atomic_writing import write_atomically
 from finetune_reg.experiment.records import FINISHED
 from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.report.checklist import checklist, checklist_items, code_version, environment_facts
@@ -140,7 +141,7 @@ def write_report(
         unfinished=unfinished_table(table),
         checklist=checklist_items(table),
     )
-    page.write_text(text, encoding="utf-8")
+    write_atomically(page, text)
     return page, {section.heading: section.scores.rows for section in sections}
 
 
@@ -161,16 +162,13 @@ def _reproductions(
 
 
 def judged_claims(table: pd.DataFrame) -> JudgedClaims:
-    """Judge the papers' claims and our own studies on the runs of one scale, or tell why they cannot be.
-
-    The two are families of their own: p-values are corrected within each.
-    """
+    """Judge the papers' claims and our own studies on the runs of one scale, or tell why they cannot be."""
     source, model_name, n_train = table[SCALE].iloc[0]
     claims = JudgedClaims(
         f"Model {short_name(model_name)}, source {short_name(source)}, {number(n_train)} training rows"
     )
     try:
-        verdicts = [verdict for path in (CLAIMS, MECHANISMS) for verdict in judge_all(load_claims(path), table)]
+        verdicts = judge_all([*load_claims(CLAIMS), *load_claims(MECHANISMS)], table)
     except InputError as error:
         claims.refusal = str(error)
         return claims

@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 
+from finetune_reg.experiment.atomic_writing import in_one_step
 from finetune_reg.experiment.records import FINISHED
 from finetune_reg.results.run_tables import by_method, passes_of, score_matrix
 from finetune_reg.results.statistics import expected_validation_performance
@@ -219,9 +220,10 @@ def score_ranges(table: pd.DataFrame) -> str:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure and close it."""
+    """Write a figure in one step, in the format that the name of the file ends with, and close it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160)
+    with in_one_step(path) as temporary:
+        figure.savefig(temporary, dpi=160, format=path.suffix.removeprefix("."))
     plt.close(figure)
     return path
 

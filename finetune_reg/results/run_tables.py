@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from finetune_reg.errors import InputError
+from finetune_reg.experiment.atomic_writing import in_one_step
 from finetune_reg.experiment.records import FINISHED, SCHEMA_VERSION, RunRecord, read_records
 from finetune_reg.experiment.settings import SEEDS, SETTING_DEFAULTS, SETTING_TYPES
 from finetune_reg.paths import existing_folder
@@ -45,7 +46,8 @@ def collect(output_dir: Path | str, out: Path | str | None = None) -> pd.DataFra
     if out is not None:
         try:
             Path(out).parent.mkdir(parents=True, exist_ok=True)
-            table.to_parquet(out, index=False)
+            with in_one_step(Path(out)) as temporary:
+                table.to_parquet(temporary, index=False)
         except OSError as error:
             raise InputError(f"Cannot write {out}: {error.strerror or error}.") from error
     return table

@@ -1,6 +1,8 @@
 """The shipped encoder, and pretraining in miniature."""
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -66,7 +68,13 @@ def test_the_relation_word_is_asked_where_it_stands_or_at_cls():
 
 
 def test_pretraining_in_miniature_lowers_the_loss_and_writes_a_loadable_folder(tmp_path):
-    record = pretrain_pocket(tmp_path / "pocket", **MINIATURE)
+    before = os.umask(umask := 0o027)
+    try:
+        record = pretrain_pocket(tmp_path / "pocket", **MINIATURE)
+    finally:
+        os.umask(before)
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert modes == {path: (0o777 if path.is_dir() else 0o666) & ~umask for path in modes}
     assert record == json.loads((tmp_path / "pocket" / "pretraining.json").read_text())
     assert record["masked_token_loss"] < 6.0  # a uniform guess over the vocabulary has 6.9
     assert [path.name for path in tmp_path.iterdir()] == ["pocket"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from recorded_runs import recorded_run
 
 from finetune_reg.errors import InputError
@@ -130,6 +131,27 @@ def test_every_claim_is_judged_or_named_as_not_run(page):
     (count,) = re.findall(r"Not run here, (\d+) claims", page)
     judged = re.findall(r'<td class="verdict">(.*?)</td>', page)
     assert int(count) + len(judged) == len(claims)
+
+
+@pytest.mark.parametrize("writer", [(pd.DataFrame, "to_parquet"), (Figure, "savefig"), (Path, "write_text")])
+def test_a_report_that_is_interrupted_leaves_each_file_whole(tmp_path, monkeypatch, writer):
+    write_record(recorded_run(score=0.6), tmp_path)
+    write_report(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert {path.suffix for path in before} == {".html", ".parquet", ".png"}
+    write_record(recorded_run(seed=1, score=0.7), tmp_path)
+
+    def half_of_it(written, file, *_, **__):
+        (written if isinstance(written, Path) else file).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*writer, half_of_it)
+        with pytest.raises(KeyboardInterrupt):
+            write_report(tmp_path)
+    after = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert set(after) == set(before)
+    assert b"half" not in after.values()
 
 
 def test_published_figures_appear_beside_ours(folder):
