@@ -19,7 +19,7 @@ import pandas as pd
 from finetune_reg.errors import InputError, unknown_name
 from finetune_reg.hyperparameters.typed_parameters import check_arguments, load_yaml
 from finetune_reg.paths import ROOT
-from finetune_reg.results.comparable_runs import check_changes, check_settings
+from finetune_reg.results.comparable_runs import check_changes, check_settings, settings_words
 from finetune_reg.results.method_labels import MethodSpec, method_identity
 from finetune_reg.results.paired_differences import Statistic
 from finetune_reg.results.published_results import load_published_results
@@ -37,12 +37,14 @@ class Claim:
     Attributes:
         id: unique name; `paper`: as in the published figures.
         statement: the claim in a sentence; `source`: the table or figure; `scale`: model, data and runs behind it.
-        read: how well the source was read, as for the published figures; `"ours"` is no paper's claim and has no
-            evidence.
+        read: how well the source was read, as for the published figures; `"stated"` is said in words whose figures
+            could not be read, and `"ours"` is no paper's claim: these have no evidence.
         method, against, control: a method's name, or a mapping of the name to hyperparameters.
         tasks, statistic: what is compared.
-        direction: of the method's statistic relative to that of `against`.
+        direction: of the method's statistic relative to that of `against`; `"equal"` says that they do not differ.
         minimal_effect: smallest difference that counts, in points, in (0, 100].
+        trained_on: the task of the runs whose scores on `tasks` are compared; None: each is trained on its own.
+        n_train: the number of training rows that the claim is about; None: whatever the runs have.
         settings: those of a run with which the method and its baseline are judged, for example `{epochs: 3}`.
         control_settings: those in which the control differs from them, a value or a factor: `{epochs: {times: 4}}`.
         evidence: keys of the published figures of the method (or of differences from the baseline).
@@ -57,31 +59,40 @@ class Claim:
     statement: str
     source: str
     scale: str
-    read: Literal["read", "second_hand", "digitized", "ours"]
+    read: Literal["read", "second_hand", "digitized", "stated", "ours"]
     method: MethodSpec
     against: MethodSpec
     tasks: list[str]
     statistic: Statistic
-    direction: Literal["higher", "lower"]
+    direction: Literal["higher", "lower", "equal"]
     minimal_effect: float
     evidence: list[str] = field(default_factory=list)
     evidence_against: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     control: MethodSpec | None = None
     control_settings: dict[str, Any] = field(default_factory=dict)
+    trained_on: str | None = None
+    n_train: int | None = None
 
     def __post_init__(self) -> None:
         for spec in (self.method, self.against, self.control):
             if spec is not None:
                 method_identity(spec)
-        for task in self.tasks:
+        for task in (*self.tasks, *([] if self.trained_on is None else [self.trained_on])):
             get_task(task)
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
             raise InputError("A claim needs at least one task, and each once.")
         if not 0 < self.minimal_effect <= 100:
             raise InputError(f"A claim needs a minimal_effect above 0 and at most 100, not {self.minimal_effect:g}.")
-        if (self.read == "ours") == bool(self.evidence) or (self.evidence_against and not self.evidence):
-            raise InputError("A claim needs published figures as evidence, unless its read is ours: then it has none.")
+        without = self.read in ("stated", "ours")
+        if without == bool(self.evidence) or (self.evidence_against and not self.evidence):
+            raise InputError(
+                "A claim needs published figures as evidence, unless its read is stated or ours: then it has none."
+            )
+        if self.direction == "equal" and (self.control is not None or self.statistic != "mean"):
+            raise InputError("A claim that two methods are equal is about their mean and has no control.")
+        if self.n_train is not None and self.n_train < 1:
+            raise InputError(f"A claim needs an n_train of at least 1, not {self.n_train}.")
         if self.control_settings and self.control is None:
             raise InputError("A claim with control_settings needs a control that has these settings.")
         check_settings(self.settings)
@@ -117,7 +128,20 @@ def load_claims(path: Path | str = CLAIMS) -> list[Claim]:
 def comparison(claim: Claim) -> Hashable:
     """Return what two claims share that make the same test, whatever effect would count and whatever the control."""
     methods = method_identity(claim.method), method_identity(claim.against)
-    return *methods, frozenset(claim.tasks), claim.statistic, json.dumps(claim.settings, sort_keys=True)
+    runs = json.dumps(claim.settings, sort_keys=True), claim.trained_on
+    return *methods, frozenset(claim.tasks), claim.statistic, *runs
+
+
+def where(claim: Claim) -> str:
+    """Return the tasks and settings of a claim in words."""
+    trained_on = "" if claim.trained_on is None else f", trained on {claim.trained_on}"
+    settings = f" with {settings_words(claim.settings)}" if claim.settings else ""
+    return ", ".join(claim.tasks) + trained_on + settings
+
+
+def statistic_words(claim: Claim) -> str:
+    """Return what a claim compares in words."""
+    return claim.statistic.replace("_", " ")
 
 
 def claim_on(claim: Claim, tasks: Sequence[str], figures: pd.DataFrame) -> Claim:
@@ -128,7 +152,7 @@ def claim_on(claim: Claim, tasks: Sequence[str], figures: pd.DataFrame) -> Claim
     ours, theirs = (
         [key for key in keys if figures.task[key] in tasks] for keys in (claim.evidence, claim.evidence_against)
     )
-    if set(tasks) == set(claim.tasks) or not ours:
+    if set(tasks) == set(claim.tasks) or not ours or claim.direction == "equal":
         return replace(claim, tasks=list(tasks))
     part = replace(claim, tasks=list(tasks), evidence=ours, evidence_against=theirs)
     effect = published_effect(part, figures)
@@ -143,6 +167,7 @@ def published_effect(claim: Claim, figures: pd.DataFrame) -> float | None:
 
     Returns:
         Points; None without evidence, where no figure of the baseline could be read, or where wins were not counted.
+        Of methods that are said to be equal, the method's minus the baseline's.
     """
     if not claim.evidence:
         return None
@@ -151,11 +176,13 @@ def published_effect(claim: Claim, figures: pd.DataFrame) -> float | None:
     if claim.statistic == "probability_of_improvement" or not (len(theirs) or is_difference):
         return None
     effect = float(ours.value.mean() - (0.0 if is_difference else theirs.value.mean()))
-    return effect if claim.direction == "higher" else -effect
+    return -effect if claim.direction == "lower" else effect
 
 
 def is_reduced(claim: Claim, model_name: str, n_train: float | None, figures: pd.DataFrame) -> bool:
     """Tell whether a model, or a number of training rows, is not that of a claim's evidence; False for one of ours.
+
+    Without figures nothing tells the model, so that a claim that was read in words alone is always at reduced scale.
 
     Args:
         n_train: None or NaN is the whole training set, which the evidence is taken to have used as well.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from finetune_reg.experiment.settings import SEEDS, SETTING_TYPES, RunSettings
 from finetune_reg.results.method_labels import MethodSpec, method_identity, method_words
 from finetune_reg.results.run_tables import SETTING, counted_scores
 from finetune_reg.results.table_checks import comparable
+from finetune_reg.tasks import get_task
 
 PAIRED_BY = [*SEEDS, "seed_subset"]
 SCALE = ["source", "model_name", "n_train"]
@@ -67,11 +68,14 @@ def settings_words(changes: Mapping[str, Any]) -> str:
 
 
 def finished_runs(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the finished runs of one scale: tasks, seeds and settings, and four columns more.
+    """Return the scores of the finished runs of one scale: tasks, seeds and settings, and six columns more.
 
-    Runs on held-out folds are left out. The columns are `points`, the score times 100, for a diverged run that of the
-    best constant prediction; `above_constant`, how far they are above the latter; `failed`, 100 for a run that is not
-    above it and 0 for any other; and `identity`, see `method_identity`.
+    A run has a row for its own task and one for each other task that it was scored on; runs on held-out folds are left
+    out. The columns are `trained_on`, the own task; `points`, the score times 100, for a diverged run that of the best
+    constant prediction; `above_constant`, how far they are above the latter; `failed`, 100 for a run that is not above
+    it and 0 for any other; `distance`, see `paired_differences`; and `identity`, see `method_identity`. Records tell
+    nothing of a constant answer on another task: there `above_constant` and `failed` are those of the own task, and a
+    diverged run has no row.
 
     Raises:
         InputError: the table mixes sources, models or numbers of training rows, or holds runs that may not be compared
@@ -85,12 +89,35 @@ def finished_runs(table: pd.DataFrame) -> pd.DataFrame:
     methods = list(zip(runs.method, runs.method_hyperparameters, strict=True))
     identities = {(name, given): method_identity({name: json.loads(given)}) for name, given in set(methods)}
     points = 100 * counted_scores(runs)
-    return runs[["task", *PAIRED_BY, *RECIPE, *SCALE]].assign(
+    own = runs[["task", *PAIRED_BY, *RECIPE, *SCALE]].assign(
         points=points,
         above_constant=points - 100 * runs.majority_score.astype(float),
         failed=100.0 * runs.below_majority.astype(bool),
+        distance=100 * np.log(runs.distance_from_pretrained.astype(float)),
         identity=[identities[method] for method in methods],
+        trained_on=runs.task,
     )
+    return pd.concat([own, *_elsewhere(own, runs.transfer)], ignore_index=True)
+
+
+def _elsewhere(own: pd.DataFrame, transfer: pd.Series) -> Iterator[pd.DataFrame]:
+    """Yield the rows of runs with their scores on each other task."""
+    scores = transfer[transfer != "{}"].map(json.loads)
+    for task in dict.fromkeys(name for of_run in scores for name in of_run):
+        metric = get_task(task).metrics[0]
+        points = 100 * scores.map(lambda of_run, task=task, metric=metric: of_run.get(task, {}).get(metric)).dropna()
+        yield own.loc[points.index].assign(task=task, points=points)
+
+
+def scores_for(runs: pd.DataFrame, trained_on: str | None, n_train: int | None) -> pd.DataFrame:
+    """Return the rows of `finished_runs` that a claim is about.
+
+    Args:
+        trained_on: the task of the runs; None: scores of runs on their own tasks.
+        n_train: the number of training rows; None: any.
+    """
+    scores = runs[runs.trained_on == (runs.task if trained_on is None else trained_on)]
+    return scores if n_train is None else scores[scores.n_train == n_train]
 
 
 def recipes_of(

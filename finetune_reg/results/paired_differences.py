@@ -3,9 +3,11 @@
 Scores have shape (tasks, seeds). A seed is one unit: it is resampled, and its two methods are exchanged, on all tasks
 at once. The statistics of the tasks are averaged with equal weight.
 
-- `mean`, `failed_fraction` and `probability_of_improvement` (percentage of pairs that the method wins, ties counting
-  half, minus 50) are means over seeds: `compare_paired` gives them a t interval and a sign-flip test, which for
-  failures on one task is McNemar's exact test and for wins the sign test. A mean has a t test beside it.
+- `mean`, `failed_fraction`, `distance` (of the weights from the pretrained ones: 100 times the natural logarithm, so
+  that a point is about a percent) and `probability_of_improvement` (percentage of pairs that the method wins, ties
+  counting half, minus 50) are means over seeds: `compare_paired` gives them a t interval and a sign-flip test, which
+  for failures on one task is McNemar's exact test and for wins the sign test. Mean and distance have a t test beside
+  it.
 - `median`, `max` and `std` (ddof 1): percentile bootstrap over seeds, and a permutation test that exchanges the two
   methods within seeds. For `std` each sample is centred at its median first, so that a difference in location is not
   taken for one in spread; centred at its mean, a sample with one collapsed run in ten would be called more spread than
@@ -24,7 +26,7 @@ from scipy import stats
 
 from finetune_reg.results.statistics import LEVEL, RESAMPLES, SEED, compare_paired, holm, permutation_floor
 
-Statistic = Literal["mean", "median", "max", "std", "failed_fraction", "probability_of_improvement"]
+Statistic = Literal["mean", "median", "max", "std", "failed_fraction", "probability_of_improvement", "distance"]
 MIN_PAIRS = 6
 STATISTICS: tuple[str, ...] = get_args(Statistic)
 
@@ -37,7 +39,7 @@ class Difference:
         n: pairs of runs per task; `value`: the difference; `low`, `high`: its 95 % interval, as above; the three have
             the unit of the scores, a probability of improvement percentage points.
         p_value: two-sided, for no difference, of the sign-flip or permutation test; 1 below two pairs.
-        t_p_value: that of the t test of a mean; NaN for any other statistic.
+        t_p_value: that of the t test of a mean or distance; NaN for any other statistic.
     """
 
     n: int
@@ -50,12 +52,18 @@ class Difference:
     def __neg__(self) -> Difference:
         return replace(self, value=-self.value, low=-self.high, high=-self.low)
 
+    def words(self, sign: Literal["+", ""] = "+") -> str:
+        """Return value and interval for people, with a sign before a positive value or without."""
+        interval = "" if math.isnan(self.low) else f" [{self.low:z.1f}, {self.high:z.1f}]"
+        return f"{self.value:{sign}z.1f}{interval}"
+
 
 def difference_of(statistic: Statistic, scores: np.ndarray, reference: np.ndarray) -> Difference:
     """Compare two methods on equal seeds.
 
     Args:
-        statistic: what to compare; `"failed_fraction"` takes failures, 0 or 100, in place of scores.
+        statistic: what to compare; `"failed_fraction"` takes failures, 0 or 100, in place of scores, `"distance"` the
+            logarithms.
         scores, reference: shape (tasks, n), n >= 1, the same task and seed in the same place.
     """
     scores, reference = np.atleast_2d(scores).astype(float), np.atleast_2d(reference).astype(float)
@@ -64,7 +72,7 @@ def difference_of(statistic: Statistic, scores: np.ndarray, reference: np.ndarra
     if statistic == "probability_of_improvement":
         scores, reference = 50 * np.sign(scores - reference), np.zeros_like(reference)
     found = compare_paired(scores.mean(axis=0), reference.mean(axis=0))
-    t_p_value = found.t_p_value if statistic == "mean" else math.nan
+    t_p_value = found.t_p_value if statistic in ("mean", "distance") else math.nan
     return Difference(found.n, found.difference, found.low, found.high, found.p_value, t_p_value)
 
 
@@ -109,6 +117,18 @@ def correct(effects: Sequence[Difference]) -> list[Corrected]:
         Corrected(float(of_t), float(of_permutation), len(effects), floor)
         for of_t, of_permutation, floor in zip(t, permutation, floors, strict=True)
     ]
+
+
+def tests_words(pairs: int, of_paper: Corrected, of_all: Corrected) -> str:
+    """Return pairs and corrected p-values in words: those of the claims of one paper, and those of all claims."""
+    if not of_paper.tests:
+        return f"{pairs} pairs"
+    words = [f"{pairs} pairs"]
+    if not math.isnan(of_paper.t):
+        words.append(f"t test p = {of_paper.t:.3f}, {of_all.t:.3f} over all")
+    bound = f", at least {of_paper.floor:.3f} with so few pairs" if of_paper.floor > LEVEL else ""
+    words.append(f"permutation p = {of_paper.permutation:.3f}, {of_all.permutation:.3f} over all{bound}")
+    return "; ".join(words)
 
 
 def _resampled(statistic: Statistic, scores: np.ndarray, reference: np.ndarray) -> Difference:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.results.claims import Claim, comparison
-from finetune_reg.results.comparable_runs import SCALE, recipes_of, runs_beside
+from finetune_reg.results.comparable_runs import SCALE, recipes_of, runs_beside, scores_for
 from finetune_reg.results.method_labels import method_identity
 from finetune_reg.results.paired_differences import MIN_PAIRS
 from finetune_reg.results.statistics import LEVEL, POWER, permutation_floor, smallest_decided_effect
@@ -56,16 +56,13 @@ class PlannedClaim:
 def planned_claims(claims: Sequence[Claim], planned: Sequence[RunSettings]) -> list[PlannedClaim]:
     """Return the claims that the runs of a plan have pairs for, in their order, once for each scale and setting."""
     found = []
-    for _, runs in _frame(planned).groupby(SCALE, dropna=False, sort=False):
-        made = set(zip(runs.task, runs.identity, strict=True))
-        pairs = [
-            (replace(claim, settings=settings), n)
-            for claim in claims
-            if {(task, method_identity(spec)) for task in claim.tasks for spec in (claim.method, claim.against)} <= made
-            for settings in recipes_of(runs, claim.tasks, claim.method, claim.settings)
-            if (n := _pairs(claim, runs, settings))
-        ]
-        tested = {(claim.paper, comparison(claim)) for claim, n in pairs if n >= MIN_PAIRS}
+    for _, of_scale in _frame(planned).groupby(SCALE, dropna=False, sort=False):
+        kinds = {(claim.trained_on, claim.n_train) for claim in claims}
+        about = {kind: scores_for(of_scale, *kind) for kind in kinds}
+        pairs = [pair for claim in claims for pair in _with_pairs(claim, about[claim.trained_on, claim.n_train])]
+        tested = {
+            (claim.paper, comparison(claim)) for claim, n in pairs if n >= MIN_PAIRS and claim.direction != "equal"
+        }
         tests = Counter(paper for paper, _ in tested)
         found += [PlannedClaim(claim, n, max(tests[claim.paper], 1)) for claim, n in pairs]
     return found
@@ -74,7 +71,18 @@ def planned_claims(claims: Sequence[Claim], planned: Sequence[RunSettings]) -> l
 def _frame(planned: Sequence[RunSettings]) -> pd.DataFrame:
     table = pd.DataFrame([asdict(settings) for settings in planned])
     identities = [method_identity({run.method: run.method_hyperparameters}) for run in planned]
-    return table.assign(identity=identities)[table.held_out_fold.isna()]
+    own = table.assign(identity=identities, trained_on=table.task)[table.held_out_fold.isna()]
+    elsewhere = own.assign(task=own.evaluate_on).explode("task").dropna(subset="task")
+    return pd.concat([own, elsewhere], ignore_index=True)
+
+
+def _with_pairs(claim: Claim, runs: pd.DataFrame) -> list[tuple[Claim, int]]:
+    """Return a claim that has pairs, at each of its settings, with their number."""
+    made = set(zip(runs.task, runs.identity, strict=True))
+    if not {(task, method_identity(spec)) for task in claim.tasks for spec in (claim.method, claim.against)} <= made:
+        return []
+    found = recipes_of(runs, claim.tasks, claim.method, claim.settings)
+    return [(replace(claim, settings=settings), n) for settings in found if (n := _pairs(claim, runs, settings))]
 
 
 def _pairs(claim: Claim, runs: pd.DataFrame, settings: dict[str, object]) -> int:

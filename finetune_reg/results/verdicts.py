@@ -13,6 +13,8 @@
   claims of the same paper, is below `LEVEL`. It is then **reproduced** if it has no control or if the method beats
   the control, the interval of their difference lying above 0; **explained by the control** if it does not and the
   control's own interval reaches the smallest effect.
+- **Equal.** A claim of no difference is reproduced when the whole interval lies within the smallest effect either way
+  (two one-sided tests at 2.5 %, not corrected), and not reproduced when the whole interval lies beyond it.
 - **Undecided.** Everything else, and fewer than `MIN_PAIRS` pairs of the method or of its control.
 
 Holm's correction counts claims that make the same comparison once. Means are tested by the t test; the sign-flip test
@@ -32,10 +34,18 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from finetune_reg.results.claims import Claim, claim_on, comparison, is_reduced
-from finetune_reg.results.comparable_runs import finished_runs, recipes_of, runs_beside, settings_words
+from finetune_reg.results.claims import Claim, claim_on, comparison, is_reduced, statistic_words, where
+from finetune_reg.results.comparable_runs import finished_runs, recipes_of, runs_beside, scores_for, settings_words
 from finetune_reg.results.method_labels import MethodSpec, method_words
-from finetune_reg.results.paired_differences import MIN_PAIRS, Corrected, Difference, correct, difference_of, level_of
+from finetune_reg.results.paired_differences import (
+    MIN_PAIRS,
+    Corrected,
+    Difference,
+    correct,
+    difference_of,
+    level_of,
+    tests_words,
+)
 from finetune_reg.results.published_results import load_published_results
 from finetune_reg.results.statistics import LEVEL, mean_interval
 
@@ -80,7 +90,8 @@ def judge(claim: Claim, table: pd.DataFrame) -> Verdict:
     Raises:
         InputError: as `judge_all`, or the method was run at several settings on one task.
     """
-    return _judged([_Case(claim, finished_runs(table), load_published_results())])[0]
+    runs = scores_for(finished_runs(table), claim.trained_on, claim.n_train)
+    return _judged([_Case(claim, runs, load_published_results())])[0]
 
 
 def judge_all(claims: Sequence[Claim], table: pd.DataFrame) -> list[Verdict]:
@@ -100,9 +111,10 @@ def judge_all(claims: Sequence[Claim], table: pd.DataFrame) -> list[Verdict]:
     runs, figures = finished_runs(table), load_published_results()
     return _judged(
         [
-            _Case(replace(claim, settings=settings), runs, figures)
+            _Case(replace(claim, settings=settings), scored, figures)
             for claim in claims
-            for settings in recipes_of(runs, claim.tasks, claim.method, claim.settings)
+            for scored in [scores_for(runs, claim.trained_on, claim.n_train)]
+            for settings in recipes_of(scored, claim.tasks, claim.method, claim.settings)
         ]
     )
 
@@ -117,7 +129,7 @@ class _Case:
 
     @property
     def column(self) -> str:
-        return "failed" if self.claim.statistic == "failed_fraction" else "points"
+        return {"failed_fraction": "failed", "distance": "distance"}.get(self.claim.statistic, "points")
 
     @cached_property
     def is_run(self) -> bool:
@@ -148,11 +160,11 @@ class _Case:
         samples = {
             (role, task): self.runs_of[role, task][self.column] for role, task in product((first, second), tasks)
         }
-        scores = pd.concat(samples, axis=1, join="inner").to_numpy().T
+        scores = pd.concat(samples, axis=1, join="inner").dropna().to_numpy().T
         if not scores.size:
             return None
         difference = difference_of(self.claim.statistic, *scores.reshape(2, -1, scores.shape[1]))
-        return difference if self.claim.direction == "higher" else -difference
+        return -difference if self.claim.direction == "lower" else difference
 
     @cached_property
     def runs_of(self) -> dict[tuple[Role, str], pd.DataFrame]:
@@ -171,12 +183,12 @@ class _Case:
     def _nothing_said(self, task: str) -> str:
         if not any(_learned(self.runs_of[role, task].above_constant.to_numpy()) for role in ("method", "against")):
             return "neither beats the best constant answer"
-        if self.claim.statistic == "probability_of_improvement":
+        if self.claim.statistic in ("probability_of_improvement", "distance") or self.claim.direction == "equal":
             return ""
         level = level_of(self.claim.statistic, self.runs_of["against", task][self.column].to_numpy())
         room = level if self.claim.direction == "lower" else 100 - level
         if room < self.claim.minimal_effect:
-            return f"the {_statistic_words(self.claim)} of {method_words(self.claim.against)} is {level:.1f}"
+            return f"the {statistic_words(self.claim)} of {method_words(self.claim.against)} is {level:.1f}"
         return ""
 
 
@@ -195,16 +207,17 @@ def _judged(cases: Sequence[_Case]) -> list[Verdict]:
 def _corrected(cases: Sequence[_Case], family: Callable[[Claim], str]) -> list[Corrected]:
     effects: dict[str, dict[Hashable, Difference]] = {}
     for case in cases:
-        if case.effect is not None and case.effect.n >= MIN_PAIRS:
+        if case.effect is not None and case.effect.n >= MIN_PAIRS and case.claim.direction != "equal":
             effects.setdefault(family(case.claim), {})[comparison(case.tested)] = case.effect
     corrected = {
         (name, tested): found
         for name, of_family in effects.items()
         for tested, found in zip(of_family, correct(list(of_family.values())), strict=True)
     }
-    nothing = Corrected()
     return [
-        nothing if case.effect is None else corrected.get((family(case.claim), comparison(case.tested)), nothing)
+        Corrected()
+        if case.effect is None
+        else corrected.get((family(case.claim), comparison(case.tested)), Corrected())
         for case in cases
     ]
 
@@ -213,25 +226,25 @@ def _verdict(case: _Case, of_paper: Corrected, of_all: Corrected) -> Verdict:
     claim, effect = case.claim, case.effect
     method, against = method_words(claim.method), method_words(claim.against)
     if not case.is_run:
-        return Verdict(claim, "not run", f"Not run: {method} and {against} have no common seed on {_where(claim)}.")
+        return Verdict(claim, "not run", f"Not run: {method} and {against} have no common seed on {where(claim)}.")
     reduced = is_reduced(claim, case.runs.model_name.iloc[0], case.runs.n_train.iloc[0], case.figures)
     scale = " at reduced scale" if reduced else ""
     if effect is None:
         sentence = f"Not testable here{scale}: {_reasons(case.untested)}."
         return Verdict(claim, "not testable here", sentence, reduced, untested=case.untested)
-    on_task = {task: case.compare("method", "against", [task]) for task in case.tasks}
-    by_task = {task: found for task, found in on_task.items() if found is not None}
+    by_task = {task: found for task in case.tasks if (found := case.compare("method", "against", [task])) is not None}
     beyond = control_effect = None
     if claim.control is not None:
         beyond = case.compare("method", "control", case.tasks)
         control_effect = case.compare("control", "against", case.tasks)
     outcome, reason = _decide(case.tested, effect, of_paper, beyond, control_effect)
-    opposite = "lower" if claim.direction == "higher" else "higher"
-    size, direction = (-effect, opposite) if effect.value < 0 else (effect, claim.direction)
+    direction, opposite = ("lower", "higher") if claim.direction == "lower" else ("higher", "lower")
+    size, told = (-effect, opposite) if effect.value < 0 else (effect, direction)
+    counts = "either way" if claim.direction == "equal" else direction
     sentence = (
-        f"{outcome.capitalize()}{scale}: the {_statistic_words(claim)} of {method} on {_where(case.tested)} is "
-        f"{_words(size, sign='')} points {direction} than that of {against} ({_tests(effect.n, of_paper, of_all)}), "
-        f"where {case.tested.minimal_effect:g} {claim.direction} would count; {reason}."
+        f"{outcome.capitalize()}{scale}: the {statistic_words(claim)} of {method} on {where(case.tested)} is "
+        f"{size.words(sign='')} points {told} than that of {against} ({tests_words(effect.n, of_paper, of_all)}), "
+        f"where {case.tested.minimal_effect:g} {counts} would count; {reason}."
     )
     if case.untested:
         sentence += f" Left out: {_reasons(case.untested)}."
@@ -249,6 +262,8 @@ def _decide(
 ) -> tuple[Outcome, str]:
     if effect.n < MIN_PAIRS:
         return "undecided", f"no test decides with fewer than {MIN_PAIRS} pairs"
+    if claim.direction == "equal":
+        return _decide_equal(claim.minimal_effect, effect)
     if effect.high < claim.minimal_effect:
         return "not reproduced", "the whole interval falls short of that"
     if effect.low < claim.minimal_effect:
@@ -263,38 +278,21 @@ def _decide(
     control = f"{method_words(claim.control)}{otherwise}"
     if beyond is None or control_effect is None or min(beyond.n, control_effect.n) < MIN_PAIRS:
         return "undecided", f"it holds, but the control {control} has fewer than {MIN_PAIRS} pairs"
-    reason = f"the control {control} gains {_words(control_effect)}, the method {_words(beyond)} beyond it"
+    reason = f"the control {control} gains {control_effect.words()}, the method {beyond.words()} beyond it"
     if beyond.low > 0:
         return "reproduced", reason
     return ("explained by the control" if control_effect.low >= claim.minimal_effect else "undecided"), reason
 
 
-def _where(claim: Claim) -> str:
-    return ", ".join(claim.tasks) + (f" with {settings_words(claim.settings)}" if claim.settings else "")
+def _decide_equal(margin: float, effect: Difference) -> tuple[Outcome, str]:
+    if -margin < effect.low and effect.high < margin:
+        return "reproduced", "the whole interval lies below that"
+    if effect.low >= margin or effect.high <= -margin:
+        return "not reproduced", "the whole interval reaches that"
+    return "undecided", "the interval has values on both sides"
 
 
 def _reasons(untested: dict[str, str]) -> str:
     """Say why tasks are left out, those with one reason together."""
     by_reason = [(reason, [task for task in untested if untested[task] == reason]) for reason in untested.values()]
     return "; ".join(dict.fromkeys(f"on {', '.join(tasks)} {reason}" for reason, tasks in by_reason))
-
-
-def _statistic_words(claim: Claim) -> str:
-    return claim.statistic.replace("_", " ")
-
-
-def _tests(pairs: int, of_paper: Corrected, of_all: Corrected) -> str:
-    """Return pairs and corrected p-values, those of the claims of one paper and of all claims."""
-    if not of_paper.tests:
-        return f"{pairs} pairs"
-    words = [f"{pairs} pairs"]
-    if not math.isnan(of_paper.t):
-        words.append(f"t test p = {of_paper.t:.3f}, {of_all.t:.3f} over all")
-    bound = f", at least {of_paper.floor:.3f} with so few pairs" if of_paper.floor > LEVEL else ""
-    words.append(f"permutation p = {of_paper.permutation:.3f}, {of_all.permutation:.3f} over all{bound}")
-    return "; ".join(words)
-
-
-def _words(difference: Difference, sign: Literal["+", ""] = "+") -> str:
-    interval = "" if math.isnan(difference.low) else f" [{difference.low:z.1f}, {difference.high:z.1f}]"
-    return f"{difference.value:{sign}z.1f}{interval}"

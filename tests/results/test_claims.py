@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -22,7 +23,8 @@ def test_at_least_thirty_claims_cover_the_five_papers_and_the_baselines():
     assert len(claims) >= 30
     papers = {"lee2020mixout", "jiang2020smart", "zhang2022dps", "somayajula2024agwm", "sharma2024guided"}
     assert papers <= {claim.paper for claim in claims}
-    methods = {next(iter(claim.method)) if isinstance(claim.method, dict) else claim.method for claim in claims}
+    compared = [spec for claim in claims for spec in (claim.method, claim.against)]
+    methods = {next(iter(spec)) if isinstance(spec, dict) else spec for spec in compared}
     baselines = {"r3f", "r_drop", "freelb", "child_tuning_d", "child_tuning_f", "rec_adam", "noisy_tune"}
     assert baselines | {"top_layer_reinitialization"} <= methods
     assert len({claim.statement for claim in claims}) == len(claims)
@@ -32,15 +34,23 @@ def test_the_figures_behind_a_claim_say_what_it_claims():
     figures = load_published_results()
     certainty = ["second_hand", "digitized", "read"]
     for claim in load_claims():
+        if claim.read == "stated":
+            assert (claim.evidence, claim.minimal_effect) == ([], 0.5), claim.id
+            continue
         evidence = figures.loc[claim.evidence + claim.evidence_against]
         assert certainty.index(claim.read) <= min(map(certainty.index, evidence["read"])), claim.id
         effect = published_effect(claim, figures)
         if effect is None:
             continue
+        if claim.direction == "equal":
+            assert abs(effect) < claim.minimal_effect, claim.id
+            continue
         assert effect > 0, claim.id
         assert claim.minimal_effect == pytest.approx(max(effect / 2, 0.1), abs=0.051), claim.id
         if len(evidence.query("metric in ['accuracy', 'f1', 'matthews', 'pearson', 'spearman']")):
             assert sorted(evidence.task.unique()) == sorted(claim.tasks), claim.id
+        if claim.n_train is not None:
+            assert set(evidence.n_train) == {claim.n_train}, claim.id
 
 
 def test_published_effects_point_in_the_direction_of_the_claim():
@@ -57,7 +67,8 @@ def test_the_mechanism_studies_are_ours_and_follow_one_rule():
     for study in studies:
         assert (study.read, study.source) == ("ours", "this project"), study.id
         assert published_effect(study, load_published_results()) is None
-        assert study.minimal_effect == {"mean": 0.5, "failed_fraction": 15.0}[study.statistic], study.id
+        smallest = {"mean": 0.5, "failed_fraction": 15.0, "distance": 10.0}
+        assert study.minimal_effect == smallest[study.statistic], study.id
 
 
 def test_the_controls_of_the_mechanism_studies_have_the_side_effect_that_they_stand_for():
@@ -87,6 +98,20 @@ def test_the_control_of_weight_mixup_has_at_least_its_passes():
     searching = AttentionGuidedWeightMixup(**study.method["attention_guided_weight_mixup"])
     passes, _ = searching.search_passes(vanilla.n_train, vanilla.batch_size)
     assert updates * study.control_settings["epochs"]["times"] >= updates + passes
+
+
+def test_the_papers_weight_mixup_is_held_against_vanilla_of_as_many_passes():
+    for name in ("agwm-main", "agwm-low-resource"):
+        runs = [run.settings[0] for run in read_plan(find_plan(name), "paper")]
+        searching = {run.epochs for run in runs if run.method == "attention_guided_weight_mixup"}
+        (epochs,) = searching
+        (longest,) = {run.epochs for run in runs if run.method == "vanilla"} - searching
+        for n_rows in (300, 2490, 8551):
+            updates = epochs * math.ceil(n_rows / 16)
+            passes, _ = AttentionGuidedWeightMixup().search_passes(n_rows, 16)
+            assert longest / epochs == pytest.approx((updates + passes) / updates, rel=0.05)
+        claims = [claim for claim in load_claims() if claim.paper == "somayajula2024agwm" and claim.control_settings]
+        assert {claim.control_settings["epochs"]["times"] for claim in claims} == {longest / epochs}
 
 
 @pytest.mark.parametrize(
@@ -151,10 +176,10 @@ def test_a_plan_says_what_its_pairs_can_decide():
         return {one.claim.id: one for one in planned_claims(load_claims(), runs)}
 
     small = found("mixout-table1", "real-small")
-    assert (small["mixout-0.7-mean"].pairs, small["mixout-0.7-mean"].tests) == (6, 9)
-    assert small["mixout-0.7-mean"].smallest_effect == pytest.approx(smallest_decided_effect(6, 9))
-    # By the permutation test alone six pairs decide nothing among nine comparisons, and no plan may promise it.
-    assert small["mixout-failed-runs-rte"].effect_words == "none: too few pairs"
+    assert (small["mixout-0.7-mean"].pairs, small["mixout-0.7-mean"].tests) == (10, 11)
+    assert small["mixout-0.7-mean"].smallest_effect == pytest.approx(smallest_decided_effect(10, 11))
+    # By the permutation test alone six pairs decide nothing among eleven comparisons, and no plan may promise it.
+    assert replace(small["mixout-failed-runs-rte"], pairs=6).effect_words == "none: too few pairs"
     many = found("failures_cola_mpnet")
     assert set(many) == {"mixout-failed-runs-cola", "mixout-spread-cola"}
     assert many["mixout-failed-runs-cola"].pairs == 20

@@ -285,7 +285,8 @@ def test_simulated_claims_come_out_right(true_gain, expected, at_least):
 
 def test_a_method_twenty_points_better_everywhere_is_reproduced():
     """With ten pairs and the many claims of the real file, all made of one method and its baseline."""
-    claims = [claim for claim in load_claims() if claim.statistic == "mean" and claim.against == "vanilla"]
+    means = [claim for claim in load_claims() if claim.statistic == "mean" and claim.against == "vanilla"]
+    claims = [claim for claim in means if claim.direction == "higher" and claim.n_train in (None, BASE.n_train)]
     noise = np.random.default_rng(0)
     tasks = sorted({task for claim in claims for task in claim.tasks})
     records = {method_words("vanilla"): runs(VANILLA, np.zeros(10), tasks)}
