@@ -126,10 +126,13 @@ def compare_paired(scores: ArrayLike, baseline: ArrayLike) -> PairedComparison:
 
 
 def _sign_flip_p_value(differences: np.ndarray) -> float:
-    """Return the p-value of SciPy's two-sided permutation test of means, on signs drawn once per number of pairs."""
+    """Return the p-value of SciPy's two-sided permutation test of means, on signs drawn once per number of pairs.
+
+    Means that differ by rounding are ties, also those near zero, which SciPy takes for different.
+    """
     signs = _signs(len(differences))
     null, observed = signs @ differences / len(differences), differences.mean()
-    tolerance = 100 * np.finfo(float).eps * abs(observed)  # sums that differ by rounding are ties
+    tolerance = 100 * np.finfo(float).eps * np.abs(differences).mean()
     drawn = int(len(signs) == RESAMPLES)  # all signs include those observed, drawn ones do not
     tails = [(null <= observed + tolerance).sum(), (null >= observed - tolerance).sum()]
     return float(min(2 * (min(tails) + drawn) / (len(signs) + drawn), 1.0))

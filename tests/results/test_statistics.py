@@ -163,6 +163,14 @@ def test_expected_validation_performance_averages_the_best_of_every_draw():
         assert expected_validation_performance(scores)[k - 1] == pytest.approx(best)
 
 
+def test_sums_that_differ_by_rounding_are_ties():
+    right = np.array([9, -3, 0, 4, -1, -5, 9, -4, -12, 5])  # right answers more or less, of 872
+    sums = np.array(list(product((1, -1), repeat=len(right)))) @ right
+    p_value = 2 * min((sums >= right.sum()).mean(), (sums <= right.sum()).mean())
+    assert p_value == 972 / 1024
+    assert compare_paired((600 + right) / 872, np.full(10, 600 / 872)).p_value == p_value
+
+
 @pytest.mark.parametrize("scores", [np.zeros((0, 2)), np.zeros(3), np.array([[0.1, math.nan]])])
 def test_a_matrix_with_holes_is_refused(scores):
     with pytest.raises(InputError, match=r"\(runs, tasks\)"):
