@@ -7,7 +7,8 @@
 - **Not testable here.** A task on which neither the method nor its baseline beats the best constant answer (the 95 %
   interval of the mean score above it reaches 0) says nothing of either and leaves the mean over tasks. So does one on
   which the baseline leaves no room for the smallest effect, as where none of its runs fails. No task remains; else the
-  claim is judged on those that remain, with the smallest effect that the figures of these tasks give.
+  claim is judged on those that remain, with the smallest effect that the figures of these tasks give. Distances of
+  weights are compared wherever there are runs.
 - **Not reproduced.** The whole 95 % interval of the effect lies below the smallest effect.
 - **The claim holds** when the whole interval reaches the smallest effect and the test of no effect, corrected for the
   claims of the same paper, is below `LEVEL`. It is then **reproduced** if it has no control or if the method beats
@@ -139,7 +140,7 @@ class _Case:
     @cached_property
     def untested(self) -> dict[str, str]:
         """Tasks that say nothing, with the reason."""
-        tasks = self.claim.tasks if self.is_run else []
+        tasks = self.claim.tasks if self.is_run and self.claim.statistic != "distance" else []
         return {task: reason for task in tasks if (reason := self._nothing_said(task))}
 
     @cached_property
@@ -183,7 +184,7 @@ class _Case:
     def _nothing_said(self, task: str) -> str:
         if not any(_learned(self.runs_of[role, task].above_constant.to_numpy()) for role in ("method", "against")):
             return "neither beats the best constant answer"
-        if self.claim.statistic in ("probability_of_improvement", "distance") or self.claim.direction == "equal":
+        if self.claim.statistic == "probability_of_improvement" or self.claim.direction == "equal":
             return ""
         level = level_of(self.claim.statistic, self.runs_of["against", task][self.column].to_numpy())
         room = level if self.claim.direction == "lower" else 100 - level

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from finetune_reg.errors import InputError
+from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.hyperparameters.typed_parameters import load_yaml
 from finetune_reg.methods import SMART, AttentionGuidedWeightMixup, ChildTuningD, ChildTuningF
 from finetune_reg.results.claims import CLAIMS, MECHANISMS, load_claims, published_effect
@@ -125,7 +126,12 @@ def test_the_papers_weight_mixup_is_held_against_vanilla_of_as_many_passes():
         ({"tasks": ["rta"]}, "no task 'rta'"),
         ({"tasks": ["rte", "rte"]}, "each once"),
         ({"statistic": "average"}, "needs statistic to be 'mean' or"),
-        ({"direction": "better"}, "needs direction to be 'higher' or 'lower'"),
+        ({"direction": "better"}, "needs direction to be 'higher' or 'lower' or 'equal'"),
+        ({"direction": "equal"}, "about their mean and has no control"),
+        ({"direction": "equal", "control": None, "statistic": "std"}, "about their mean and has no control"),
+        ({"trained_on": "mnl"}, "no task 'mnl'"),
+        ({"n_train": 0}, "n_train of at least 1"),
+        ({"read": "stated"}, "then it has none"),
         ({"minimal_effect": 0.0}, "minimal_effect above 0"),
         ({"evidence": []}, "needs published figures as evidence"),
         ({"read": "ours"}, "then it has none"),
@@ -170,10 +176,13 @@ def test_files_that_are_no_list_of_claims_are_refused(tmp_path):
         load_claims(path)
 
 
+def _runs(plan: str, scale: str | None = None) -> list[RunSettings]:
+    return [settings for notebook in read_plan(find_plan(plan), scale) for settings in notebook.settings]
+
+
 def test_a_plan_says_what_its_pairs_can_decide():
     def found(plan: str, scale: str | None = None) -> dict[str, PlannedClaim]:
-        runs = [settings for notebook in read_plan(find_plan(plan), scale) for settings in notebook.settings]
-        return {one.claim.id: one for one in planned_claims(load_claims(), runs)}
+        return {one.claim.id: one for one in planned_claims(load_claims(), _runs(plan, scale))}
 
     small = found("mixout-table1", "real-small")
     assert (small["mixout-0.7-mean"].pairs, small["mixout-0.7-mean"].tests) == (10, 11)
@@ -185,10 +194,17 @@ def test_a_plan_says_what_its_pairs_can_decide():
     assert many["mixout-failed-runs-cola"].pairs == 20
     assert many["mixout-failed-runs-cola"].smallest_effect < 1
     assert found("screening_mpnet300_selection") == {}
+    elsewhere = found("dps-out-of-domain", "real-small")
+    assert {name: one.pairs for name, one in elsewhere.items()} == {
+        "dps-dense-out-of-domain": 10,
+        "dps-mix-out-of-domain": 10,
+    }
+    by_rows = {one.claim.id for one in planned_claims(load_claims(), _runs("dps-low-resource", "real-small"))}
+    assert {"dps-dense-500-rows", "dps-dense-1000-rows"} <= by_rows
 
 
 def test_a_comparison_of_two_papers_counts_in_each():
-    runs = [settings for notebook in read_plan(find_plan("glue300_minilm")) for settings in notebook.settings]
+    runs = _runs("glue300_minilm")
     both = [claim for claim in load_claims() if claim.id in ("r-drop-mean", "r-drop-rerun-mean", "r3f-rerun-mean")]
     assert [(one.claim.paper, one.tests) for one in planned_claims(both, runs)] == [
         ("yuan2023hype", 2),

@@ -342,6 +342,83 @@ def test_a_smaller_spread_is_a_gain():
     assert judge(claim, records).outcome == "reproduced"
 
 
+@pytest.mark.parametrize(
+    ("gain", "width", "outcome"),
+    [
+        (0.0, 1.0, "reproduced"),
+        (1.0, 1.0, "reproduced"),  # nearly as far as counts, but the whole interval lies below
+        (-1.9, 1.0, "undecided"),
+        (0.0, 8.0, "undecided"),
+        (5.0, 1.0, "not reproduced"),
+        (-5.0, 1.0, "not reproduced"),
+    ],
+)
+def test_methods_are_equal_when_the_whole_interval_lies_within_the_tolerance(gain, width, outcome):
+    claim = replace(WITHOUT_CONTROL, direction="equal")
+    verdict = judge(claim, table(runs(MIXOUT, spread(gain, width=width)), runs(VANILLA, np.zeros(12))))
+    assert verdict.outcome == outcome
+    assert "where 2 either way would count" in verdict.sentence
+    assert "p = " not in verdict.sentence
+
+
+def test_a_claim_that_methods_are_equal_costs_the_others_nothing():
+    records = table(runs(MIXOUT, spread(5)), runs(VANILLA, np.zeros(12)), runs(CONTROL, np.zeros(12)))
+    equal = replace(WITHOUT_CONTROL, id="equal", direction="equal", against={"vanilla": {"dropout": 0.0}})
+    alone, beside = judge(WITHOUT_CONTROL, records), judge_all([WITHOUT_CONTROL, equal], records)
+    assert beside[0].of_all == alone.of_all
+    assert beside[1].of_all.tests == 0
+
+
+def scored_elsewhere(method, gains, failed=False) -> list[RunRecord]:
+    """Runs on MNLI, which score `gains` above the level of their seed on RTE and 60 on SNLI."""
+    records = runs(method, np.full(len(gains), -15.0 if failed else 0.0), ["mnli"], failed=failed)
+    for seed, record in enumerate(records):
+        rte = (70 + 3 * (seed % 4) + gains[seed]) / 100
+        record.transfer = {"rte": {"accuracy": rte}, "snli": {"accuracy": 0.6}}
+        record.settings["evaluate_on"] = ["rte", "snli"]
+        record.run_id = RunSettings(**record.settings).run_id
+    return records
+
+
+def test_a_claim_about_transfer_is_judged_by_scores_on_other_tasks():
+    claim = replace(WITHOUT_CONTROL, tasks=["rte"], trained_on="mnli", evidence=[], read="ours")
+    elsewhere = [*scored_elsewhere(MIXOUT, spread(5)), *scored_elsewhere(VANILLA, np.zeros(12))]
+    verdict = judge(claim, table(elsewhere))
+    assert verdict.outcome == "reproduced"
+    assert verdict.effect.value == pytest.approx(5)
+    assert "on rte, trained on mnli is 5.0" in verdict.sentence
+    own = [*runs(MIXOUT, spread(-5), ["rte"]), *runs(VANILLA, np.zeros(12), ["rte"])]
+    assert judge(claim, table(own)).outcome == "not run"
+    assert judge(claim, table(elsewhere, own)).effect.value == pytest.approx(5)
+    assert judge(replace(claim, trained_on=None), table(elsewhere, own)).effect.value == pytest.approx(-5)
+
+
+def test_models_that_did_not_learn_their_own_task_say_nothing_elsewhere():
+    claim = replace(WITHOUT_CONTROL, tasks=["rte"], trained_on="mnli")
+    unlearned = [scored_elsewhere(method, spread(5, width=9), failed=True) for method in (MIXOUT, VANILLA)]
+    low = [replace(record, score=0.4) for record in (*unlearned[0], *unlearned[1])]
+    assert judge(claim, table(low)).outcome == "not testable here"
+
+
+@pytest.mark.parametrize(("n_train", "outcome"), [(300, "reproduced"), (500, "not run"), (None, "reproduced")])
+def test_a_claim_about_a_number_of_rows_is_judged_there_alone(n_train, outcome):
+    records = table(runs(MIXOUT, spread(5)), runs(VANILLA, np.zeros(12)))
+    assert judge(replace(WITHOUT_CONTROL, n_train=n_train), records).outcome == outcome
+
+
+def test_a_distance_is_compared_in_percent_and_without_runs_that_have_none():
+    claim = replace(WITHOUT_CONTROL, statistic="distance", direction="lower", minimal_effect=10.0)
+    near, far = runs(MIXOUT, np.zeros(12)), runs(VANILLA, [*np.zeros(11), math.nan])
+    for seed, record in enumerate(near):
+        record.distance_from_pretrained = 4.0 + 0.1 * (seed % 4)
+    for seed, record in enumerate(far):
+        record.distance_from_pretrained = None if record.status == "diverged" else 5.0 + 0.1 * (seed % 3)
+    verdict = judge(claim, table(near, far))
+    assert (verdict.outcome, verdict.effect.n) == ("reproduced", 11)
+    ratio = [(5.0 + 0.1 * (seed % 3)) / (4.0 + 0.1 * (seed % 4)) for seed in range(11)]
+    assert verdict.effect.value == pytest.approx(100 * np.log(ratio).mean())
+
+
 def test_runs_that_never_differ_do_not_reproduce_anything():
     verdict = judge(CLAIM, table(runs(MIXOUT, np.zeros(8)), runs(VANILLA, np.zeros(8)), runs(CONTROL, np.zeros(8))))
     assert verdict.outcome == "not reproduced"
