@@ -8,9 +8,10 @@ digits that are written. The exit code is 1 if any does not, or if words that st
 
 Compared are the tables and sentences of README's results with their counts and hours of runs, the counts of
 data/README.md, and the tables and sentences of notebook 12, those of its verdicts among them. Left out are the outcomes
-of verdicts, how many claims have which, and p-values corrected within one paper, all of which need the rules of
-`finetune_reg.results.verdicts`; published figures; the texts that stand for figures; and numbers in sentences that have
-neither a decimal point nor an interval. README's toy world is left out as well: its runs are not recorded.
+of verdicts and their reasons, how many claims have which, and p-values corrected within one paper, all of which need
+the rules of `finetune_reg.results.verdicts`; published figures; the texts that stand for figures; and numbers in
+sentences that have neither a decimal point nor an interval. README's toy world is left out as well: its runs are not
+recorded.
 
 At the end of the report stands what was passed over: columns of tables, and intervals and deviations in sentences of
 which `recomputation/sentences.toml` does not say what they are.
@@ -23,22 +24,13 @@ import math
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from recomputation.recorded_scores import (
-    BASELINE,
-    MAIN,
-    Records,
-    improvement_interval,
-    interquartile_mean,
-    short,
-    summary,
-    wins,
-)
+from recomputation.notebook_tables import count_failed, rows_of_notebook, variants_of
+from recomputation.recorded_scores import BASELINE, LEVEL, MAIN, RESAMPLED, Records
 from recomputation.verdict_sentences import check_study, read_studies, row_of
 from recomputation.written_numbers import (
     NUMBER,
@@ -53,10 +45,7 @@ from recomputation.written_numbers import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-LEVEL = 0.05
-LEARNT = ["mrpc", "sst2", "stsb"]
 PARTS = {"value": "difference", "low": "from", "high": "to"}
-POINTS = ["n", "failed", "mean", "std", "pairs", "difference", "from", "to", "p", "holm"]
 
 
 def check_readme(records: Records, readme: str, comparisons: Comparisons) -> None:
@@ -96,18 +85,6 @@ def check_cell(place: str, row: Row, heading: str, table: pd.DataFrame, comparis
     comparisons.check(place, f"{what}, bold", str("**" in cell), str(bool(found.holm < LEVEL)))
 
 
-def count_failed(runs: pd.DataFrame) -> int:
-    return int((runs.failed > 0).sum())
-
-
-def variants_of(records: Records) -> pd.DataFrame:
-    """Summarize the variants of methods on SST-2 beside vanilla and the methods themselves."""
-    variants = records.runs[records.runs.plan == f"results/{MAIN}_variants"]
-    families = {BASELINE, "Vanilla(dropout=0.0)", *variants.family}
-    main = records.main_runs["sst2"]
-    return summary(pd.concat([main[main.family.isin(families)], variants]))
-
-
 def check_sentences(
     place: str, text: str, meanings: Mapping[str, list[str]], records: Records, comparisons: Comparisons
 ) -> None:
@@ -140,6 +117,8 @@ def value_of(meaning: str, records: Records) -> dict[str, float]:
         effect = records.compare([task], ours, theirs, column or "points")
         return {"value": effect.value, "low": effect.low, "high": effect.high}
     runs = records.arm(task, ours, column == "held out")
+    if column in RESAMPLED:
+        return {"value": float(RESAMPLED[column](runs.points.to_numpy()))}
     scores = runs["points" if column in ("", "held out") else column]
     return {"value": scores.mean(), "std": scores.std()}
 
@@ -162,112 +141,18 @@ def check_notebook(records: Records, notebook: Notebook, controls: Mapping[str, 
     for cell, values_of in rows_of_notebook(records).items():
         for row in notebook.table(cell):
             comparisons.check_row(f"notebook 12, {cell}", row, values_of(row))
-    of_papers, ours = (read_studies(notebook.markdown[cell], records) for cell in ("needed", "sentences"))
-    for cell, studies in (("needed", of_papers), ("sentences", ours)):
-        for study in studies:
+    encoders = {"needed": "", "learning-verdicts": "-mpnet", "sentences": ""}
+    studies = {cell: read_studies(notebook.markdown[cell], records, encoder) for cell, encoder in encoders.items()}
+    for cell, of_cell in studies.items():
+        for study in of_cell:
             check_study(f"notebook 12, {cell}", study, comparisons)
     spreads = {}
-    for row, study in zip(notebook.table("mechanisms"), ours, strict=True):
+    for row, study in zip(notebook.table("mechanisms"), studies["sentences"], strict=True):
         comparisons.check_row("notebook 12, mechanisms", row, row_of(study, controls.get(row["study"])))
         spreads[row["study"]] = study.effect.std
     for row in notebook.table("interval"):
         study, (column,) = row[""], set(row) - {""}
         comparisons.check("notebook 12, interval", study, row[column], spreads[study])
-
-
-def rows_of_notebook(records: Records) -> dict[str, Callable[[Row], Mapping[str, float | str]]]:
-    """Return for each cell with a table what its numbers are, column by column, from what a row is about."""
-    main, everywhere = records.main, ["cola", "mrpc", "rte", "sst2", "stsb"]
-    variants, twice, side = variants_of(records), at_twice_the_rate(records), at_other_recipes(records)
-    aggregates = aggregates_of(records)
-
-    def recipe(row: Row) -> dict[str, float | str]:
-        first = records.main_runs[row["task"]].iloc[0]
-        names = {"epochs": "epochs", "learning_rate": "rate", "batch_size": "batch_size", "n_updates": "n_updates"}
-        return {column: first[name] for column, name in names.items()} | {"precision": first.precision}
-
-    def at_own_rate(row: Row) -> dict[str, float]:
-        own, chosen = records.own[row["task"]].loc[row["method"]], records.chosen[row["task"]].loc[row["method"]]
-        return {**own[POINTS], "rate": chosen.rate, "held out": chosen.points}
-
-    def candidate(row: Row) -> dict[str, float | str]:
-        folds = records.held_out[records.held_out.plan == f"selection/{MAIN}"]
-        folds = folds[folds.task == row["task"]]
-        by_candidate = folds.groupby(["epochs", "rate"])
-        candidate = int(row["epochs"]), float(row["learning_rate"])
-        runs = by_candidate.get_group(candidate)
-        chosen = str(by_candidate.points.mean().round(9).idxmax() == candidate)
-        return {"points": runs.points.mean(), "runs": len(runs), "failed": count_failed(runs), "chosen": chosen}
-
-    def rest(row: Row) -> dict[str, float]:
-        words = f"{short(row['method_label'])} at {row['learning_rate']} for {row['epochs']} epochs"
-        runs = records.arm(row["task"], words)
-        return {"seeds": len(runs), "failed": count_failed(runs), "mean": runs.points.mean(), "low": runs.points.min()}
-
-    def failures(row: Row) -> dict[str, float]:
-        method, corrected = short(row["method"].split(", bias")[0]), row["method"].endswith("bias corrected")
-        words = [f"{method} at {rate}{' uncorrected' * (not corrected)}" for rate in list(row)[1:]]
-        return {rate: len(records.arm("sst2", arm)) for rate, arm in zip(list(row)[1:], words, strict=True)}
-
-    def effect(row: Row) -> dict[str, float]:
-        found, base = (main[row["task"]].loc[label] for label in (short(row["method"]), BASELINE))
-        no_interval = {"from": math.nan, "to": math.nan}
-        if row["statistic"] == "median":
-            return no_interval | {"ours": found["median"] - base["median"]}
-        if row["statistic"] == "failed_fraction":
-            return no_interval | {"ours": 100 * (found.failed / found.n - base.failed / base.n)}
-        names = {"ours": "difference", "from": "from", "to": "to"}
-        return {name: found[column].round(1) for name, column in names.items()}
-
-    def passes(row: Row) -> dict[str, float]:
-        arms = {task: records.arm(task, row["method_label"]) for task in LEARNT}
-        return {task: (runs.forward_passes + runs.backward_passes).mean() for task, runs in arms.items()}
-
-    return {
-        "records": recipe,
-        "seeds": lambda row: {task: main[task].n.get(row["method"], 0) for task in everywhere},
-        "selection": candidate,
-        "summary": lambda row: main[row["task"]].loc[row["method"], POINTS],
-        "four-tasks": lambda row: main[row["task"]].loc[row["method"], POINTS],
-        "variants": lambda row: variants.loc[row["method"], POINTS],
-        "rates": at_own_rate,
-        "rates-twice": lambda row: twice.loc[row["method"], POINTS],
-        "side": lambda row: side[row["task"], float(row["learning_rate"]), row["bias_correction"]].loc[row["method"]],
-        "failures": failures,
-        "rest": rest,
-        "aggregates": lambda row: aggregates[row["method"]],
-        "expected": passes,
-        "effects": effect,
-    }
-
-
-def at_twice_the_rate(records: Records) -> pd.DataFrame:
-    """Compare the methods at their own rates on SST-2 with vanilla at 2e-4."""
-    own = records.own_runs["sst2"]
-    return summary(pd.concat([own[own.method != BASELINE], records.arm("sst2", f"{BASELINE} at 2e-4").reset_index()]))
-
-
-def at_other_recipes(records: Records) -> dict[tuple[str, float, str], pd.DataFrame]:
-    """Compare methods by task, rate and bias correction, where these are not those of the first table of README."""
-    runs = records.runs[~records.runs.plan.isin([f"results/{MAIN}", f"results/{MAIN}_variants"])]
-    runs = runs[runs.epochs == runs.task.map({task: main.epochs.iloc[0] for task, main in records.main_runs.items()})]
-    recipes = runs.groupby(["task", "rate", runs.bias_correction.map(str)])
-    return {recipe: summary(of) for recipe, of in recipes if {BASELINE} < set(of.method)}
-
-
-def aggregates_of(records: Records) -> dict[str, dict[str, float]]:
-    """Return the interquartile mean and the probability of improvement, by task and over the three learnt by most."""
-    scores = {task: records.main_runs[task].pivot(index="seed", columns="method", values="score") for task in LEARNT}
-    rows: dict[str, dict[str, float]] = {}
-    for method in scores["sst2"]:
-        ours, theirs = (np.array([scores[task][name] for task in LEARNT]) for name in (method, BASELINE))
-        rows[method] = {f"IQM, {task}": interquartile_mean(of_task) for task, of_task in zip(LEARNT, ours, strict=True)}
-        is_baseline = method == BASELINE
-        won = np.full(3, math.nan) if is_baseline else wins(ours, theirs).mean(axis=(1, 2))
-        low, high = (math.nan, math.nan) if is_baseline else improvement_interval(ours, theirs)
-        rows[method] |= {f"improves, {task}": share for task, share in zip(LEARNT, won, strict=True)}
-        rows[method] |= {"improves, all": won.mean(), "from": low, "to": high}
-    return rows
 
 
 @cache

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,16 @@ from scipy import stats
 
 MAIN = "glue300_minilm"
 BASELINE = "Vanilla()"
+LEVEL = 0.05
+# What the tasks of another encoder than that of README's tables end with here, and the main recipes of these tasks.
+ENCODERS = {"all-mpnet-base-v2": "-mpnet"}
+RECIPES = {"cola-mpnet": {"learning_rate": 2e-4, "epochs": 5, "bias_correction": True}}
+# Statistics that are bootstrapped, of scores whose last axis is that of runs.
+RESAMPLED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "std": partial(np.std, axis=-1, ddof=1),
+    "median": partial(np.median, axis=-1),
+    "max": partial(np.max, axis=-1),
+}
 DEFAULTS = {"mixing=convex", "mix_probability=0.7", "keep_fraction=0.3", "keep_fraction=0.7", "keep_probability=0.3"}
 DEFAULTS |= {"strength=0.01", "strength=1.0", "pretrained_strength=0.1", "pretrained_strength=5000.0", "n_layers=3"}
 DEFAULTS |= {"noise_intensity=0.15", "n_passes=3", "dropout_rate=0.1", "upper_rate=0.1", "decay_factor=0.95"}
@@ -37,24 +47,36 @@ def short(label: str) -> str:
 
 
 def read_runs(folder: Path) -> pd.DataFrame:
-    """Read the tables of a folder, one row per run; `points`, `failed`, `accuracy` and `constant` are times 100."""
+    """Read the tables of a folder, one row per run; `points`, `failed`, `accuracy` and `constant` are times 100.
+
+    A diverged run has the points of the best constant answer; `log distance` is 100 times the natural logarithm of
+    `distance`, that of the weights from the pretrained ones; the names of tasks end with their encoder's `ENCODERS`.
+    """
     files = sorted(folder.glob("*.parquet"))
     tables = [pd.read_parquet(file).assign(plan=f"{folder.name}/{file.stem}") for file in files]
     runs = pd.concat(tables, ignore_index=True)
-    assert (runs.status == "ok").all()
-    assert runs.score.notna().all()
+    assert (runs.score.notna() | (runs.status == "diverged")).all()
+    assert runs.status.isin(["ok", "diverged"]).all()
+    assert (runs[["seed_init", "seed_order", "seed_noise"]].nunique(axis=1) == 1).all()
+    runs["task"] += runs.model_name.map(ENCODERS).fillna("")
     labels = runs.method_label.map(short)
     runs["family"], runs["method"] = runs.method.mask(runs.method == "vanilla", labels), labels
-    runs["points"], runs["failed"] = 100 * runs.score, 100.0 * runs.below_majority
-    runs["accuracy"] = [100 * json.loads(history)[-1].get("accuracy", np.nan) for history in runs.history]
-    runs["constant"] = 100 * runs.majority_score
+    runs["constant"], runs["failed"] = 100 * runs.majority_score, 100.0 * runs.below_majority
+    runs["points"] = (100 * runs.score).fillna(runs.constant)
+    last = [(json.loads(history) or [{}])[-1] for history in runs.history]
+    runs["accuracy"] = [100 * evaluation.get("accuracy", np.nan) for evaluation in last]
+    runs["log distance"] = 100 * np.log(runs.distance_from_pretrained)
     runs = runs.drop(columns=["history", "subset", "environment"])
-    return runs.rename(columns={"learning_rate": "rate", "seed_init": "seed", "held_out_fold": "fold"})
+    names = {"learning_rate": "rate", "seed_init": "seed", "held_out_fold": "fold"}
+    return runs.rename(columns=names | {"distance_from_pretrained": "distance"})
 
 
 @dataclass(frozen=True)
 class Effect:
-    """The mean of paired differences, its 95 % t interval, and the p-values of the sign-flip test and the t test."""
+    """A difference on equal seeds with its 95 % interval, and the p-values of the permutation test and the t test.
+
+    `std` is that of the paired differences; it and `t_p` are NaN where the difference is not a mean.
+    """
 
     pairs: int
     value: float
@@ -70,11 +92,40 @@ class Effect:
 
 
 def effect_of(differences: np.ndarray) -> Effect:
-    n, mean, std = len(differences), differences.mean(), differences.std(ddof=1)
+    """Return the mean of differences with its t interval, NaN for one difference, the sign-flip test and the t test."""
+    n, mean = len(differences), differences.mean()
+    std = differences.std(ddof=1) if n > 1 else np.nan
     margin = stats.t.ppf(0.975, n - 1) * std / np.sqrt(n)
     p = sign_flip_p(differences)
     t_p = stats.ttest_1samp(differences, 0).pvalue if std > 0 else p
     return Effect(n, mean, mean - margin, mean + margin, std, p, t_p)
+
+
+def resampled_effect(statistic: str, ours: np.ndarray, theirs: np.ndarray) -> Effect:
+    """Compare a statistic in `RESAMPLED` of scores of shape (tasks, seeds), averaged over tasks.
+
+    The interval is the percentile bootstrap's over seeds, the test exchanges the two methods within seeds, for `std`
+    after each sample is centred at its median. Both have 9,999 draws of SciPy's generator 0; the test has all exchanges
+    where these are fewer.
+    """
+    n = ours.shape[1]
+    places = np.arange(n), np.arange(n, 2 * n)
+
+    def difference(first: np.ndarray, second: np.ndarray, axis: int, samples: Sequence[np.ndarray]) -> np.ndarray:
+        scores = np.hstack(samples)
+        of_first, of_second = (RESAMPLED[statistic](scores[:, chosen.astype(int)]) for chosen in (first, second))
+        return (of_first - of_second).mean(axis=0).round(9)
+
+    if n < 2:
+        value = np.nan if statistic == "std" else (ours - theirs).mean()
+        return Effect(n, value, np.nan, np.nan, np.nan, 1.0, np.nan)
+    as_scored = partial(difference, samples=[ours, theirs])
+    centres = [np.median(sample, axis=1, keepdims=True) * (statistic == "std") for sample in (ours, theirs)]
+    exchangeable = partial(difference, samples=[ours - centres[0], theirs - centres[1]])
+    first, second = ({"n_resamples": 9_999, "vectorized": True, "rng": np.random.default_rng(0)} for _ in range(2))
+    low, high = stats.bootstrap(places, as_scored, paired=True, method="percentile", **first).confidence_interval
+    p = stats.permutation_test(places, exchangeable, permutation_type="samples", **second).pvalue
+    return Effect(n, float(as_scored(*places, axis=-1)), low, high, np.nan, p, np.nan)
 
 
 def sign_flip_p(differences: np.ndarray) -> float:
@@ -152,7 +203,7 @@ def arms_of(runs: pd.DataFrame) -> dict[tuple, pd.DataFrame]:
 class Records:
     """The recorded runs: `everything`, those on the encoder of the tables (`runs`), and those on held-out folds.
 
-    An arm is a method with what differs from the main recipe of its task, in words:
+    `recipes` has the main recipe of each task. An arm is a method with what differs from the main recipe, in words:
     "Vanilla() at 2e-4 uncorrected", that is without Adam's bias correction, or "Vanilla() for 18 epochs".
     """
 
@@ -161,7 +212,10 @@ class Records:
         self.runs = self.everything[self.everything.plan.str.startswith(f"results/{MAIN}")]
         main = self.runs[self.runs.plan == f"results/{MAIN}"]
         self.main_runs = dict(list(main.groupby("task")))
-        self.arms = arms_of(self.runs)
+        first = {task: runs.iloc[0] for task, runs in self.main_runs.items()}
+        recipes = {task: {"learning_rate": run.rate, "epochs": run.epochs} for task, run in first.items()}
+        self.recipes = {task: {**recipe, "bias_correction": True} for task, recipe in recipes.items()} | RECIPES
+        self.arms = arms_of(self.everything)
         self.held_out_arms = arms_of(self.held_out[self.held_out.plan != f"selection/{MAIN}"])
         self.main = {task: summary(runs) for task, runs in self.main_runs.items()}
         self.chosen = {task: self._chosen(task) for task in ("sst2", "stsb")}
@@ -172,21 +226,32 @@ class Records:
         """Return the runs of an arm, indexed by seed or by held-out fold."""
         given = ARM.fullmatch(words)
         assert given, words
-        recipe = self.main_runs[task].iloc[0]
-        rate, epochs = float(given["rate"] or recipe.rate), int(given["epochs"] or recipe.epochs)
+        recipe = self.recipes[task]
+        rate, epochs = float(given["rate"] or recipe["learning_rate"]), int(given["epochs"] or recipe["epochs"])
         arms = self.held_out_arms if held_out else self.arms
         found = arms[task, given["method"], epochs, f"{rate:.3g}", not given["uncorrected"]]
         found = found.set_index("fold" if held_out else "seed")
         assert found.index.is_unique, f"several settings of {words} on {task}"
         return found
 
+    def settings_of(self, task: str, method: str) -> list[dict[str, float]]:
+        """Return the recipes at which a method was run on a task, with the keys of `recipes`."""
+        found = [key[2:] for key in self.arms if key[:2] == (task, method)]
+        return [{"learning_rate": float(rate), "epochs": n, "bias_correction": kept} for n, rate, kept in found]
+
     def compare(self, tasks: Sequence[str], ours: str, theirs: str, column: str = "points") -> Effect:
-        """Compare two arms on the seeds that they share, averaged over tasks; a seed won is 50 points of "wins"."""
-        score = "points" if column in ("held out", "wins") else column
-        arms = [[self.arm(task, arm, column == "held out")[score] for task in tasks] for arm in (ours, theirs)]
-        by_task = [of_ours - of_theirs for of_ours, of_theirs in zip(*arms, strict=True)]
-        differences = pd.concat(by_task, axis=1).dropna().to_numpy(dtype=float)
-        return effect_of((50 * np.sign(differences) if column == "wins" else differences).mean(axis=1))
+        """Compare two arms on the seeds that they share, averaged over tasks.
+
+        `column` is one of the runs', or a statistic of points: one in `RESAMPLED`, or "wins", a seed won being 50.
+        """
+        score = "points" if column in {"held out", "wins", *RESAMPLED} else column
+        arms = [self.arm(task, arm, column == "held out")[score] for arm in (ours, theirs) for task in tasks]
+        shared = pd.concat(arms, axis=1, join="inner").dropna().to_numpy(dtype=float)
+        of_ours, of_theirs = np.split(shared.T, 2)
+        if column in RESAMPLED:
+            return resampled_effect(column, of_ours, of_theirs)
+        differences = of_ours - of_theirs
+        return effect_of((50 * np.sign(differences) if column == "wins" else differences).mean(axis=0))
 
     def _chosen(self, task: str) -> pd.DataFrame:
         """Return the candidate with the best mean on held-out folds for each method, the first of equal ones."""

@@ -28,7 +28,7 @@ def agrees(written: str, value: float | str) -> bool:
     if isinstance(value, str):
         return written == value
     if math.isnan(value):
-        return written in ("", "NaN", "<NA>")
+        return written in ("", "NaN", "nan", "<NA>")
     try:
         number = Decimal(written)
     except ArithmeticError:
@@ -140,26 +140,38 @@ def _printed_table(text: str) -> list[Row]:
 
 
 def _html_table(text: str) -> list[Row]:
-    """Read a data frame shown as HTML; where the index has a name, it stands in a second line of the head."""
-    lines = _Cells(text[text.index("<table") :]).lines
-    head = lines.pop(0)
-    if lines[0][1:] == [""] * (len(head) - 1):
-        head = [lines.pop(0)[0], *head[1:]]
-    return [dict(zip(head, line, strict=True)) for line in lines]
+    """Read a data frame shown as HTML.
+
+    The names of its index may stand in a second line of the head, and a cell of the index that spans several lines is
+    left out in all but the first of them.
+    """
+    cells = _Cells(text[text.index("<table") :])
+    head = [names[-1] or names[0] for names in zip(*cells.heads, strict=True)]
+    rows, line = [], [""] * len(head)
+    for shown in cells.lines:
+        line = line[: len(head) - len(shown)] + shown
+        rows.append(dict(zip(head, line, strict=True)))
+    return rows
 
 
 class _Cells(HTMLParser):
+    """The texts of a table's cells, line by line: those of its head, and those below."""
+
     def __init__(self, text: str) -> None:
         super().__init__()
+        self.heads: list[list[str]] = []
         self.lines: list[list[str]] = []
+        self.current = self.heads
         self.in_cell = False
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "tr":
-            self.lines.append([])
+        if tag == "tbody":
+            self.current = self.lines
+        elif tag == "tr":
+            self.current.append([])
         elif tag in ("td", "th"):
-            self.lines[-1].append("")
+            self.current[-1].append("")
         self.in_cell = tag in ("td", "th")
 
     def handle_endtag(self, tag: str) -> None:
@@ -167,4 +179,4 @@ class _Cells(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self.in_cell:
-            self.lines[-1][-1] += data.strip()
+            self.current[-1][-1] += data.strip()
