@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from finetune_reg.console import interrupts_wait, raise_if_interrupted
 from finetune_reg.errors import InputError
 from finetune_reg.sweep.availability import default_slots
-from finetune_reg.sweep.engines import connect
+from finetune_reg.sweep.engines import connect, replace_lost_workers
 from finetune_reg.sweep.plan import NotebookRun, prepare
 from finetune_reg.sweep.run_locks import lock_runs
 from finetune_reg.sweep.slurm import check_jobs
@@ -93,6 +93,7 @@ class _Sweep:
             self._show()
             if time.monotonic() > look_at:
                 check_jobs(self.client)
+                replace_lost_workers(self.client)
                 look_at = time.monotonic() + LOOK_SECONDS
             if self.submitted:
                 with suppress(TimeoutError, CancelledError):

@@ -37,6 +37,7 @@ SETTINGS: dict[str, Any] = {
     "distributed.scheduler.worker-saturation": 1.0,  # a worker that dies takes no waiting notebook with it
     "distributed.scheduler.allowed-failures": 3,
     "distributed.scheduler.worker-ttl": None,  # a busy machine is not a dead worker
+    "distributed.deploy.lost-worker-timeout": "5s",
     "distributed.worker.profile.enabled": False,  # it samples the worker's threads, which only wait for a kernel
     "distributed.scheduler.http.routes": [],  # the progress is in the terminal
     "distributed.worker.http.routes": [],
@@ -66,6 +67,16 @@ def connect(engine: str, slots: int, shared_folder: Path = Path()) -> Iterator[C
             yield client
     else:
         raise unknown_name("engine or scheduler file", engine, ["local", "slurm", "tcp://HOST:PORT", "tls://HOST:PORT"])
+
+
+def replace_lost_workers(client: Client) -> None:
+    """Start another worker on this machine for each that ended with its nanny, as after a broken connection.
+
+    Workers that die alone are started again by their nannies, and those of other engines by whoever started them.
+    """
+    cluster: Any = client.cluster
+    if type(cluster) is SpecCluster and len(cluster.workers) < len(cluster.worker_spec):
+        cluster.scale(len(cluster.worker_spec))
 
 
 def _running_cluster(engine: str) -> Client:

@@ -8,16 +8,18 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import COMMAND, call
+from distributed import Client
 from sweep_plans import ENVIRONMENT, comparable, wait_for, write_plan
 
 from finetune_reg.errors import InputError
 from finetune_reg.experiment.run import run
 from finetune_reg.sweep import read_plan
 from finetune_reg.sweep.availability import default_slots, visible_gpus
-from finetune_reg.sweep.engines import connect
+from finetune_reg.sweep.engines import connect, replace_lost_workers
 
 DASK = Path(sys.executable).with_name("dask")
 pytestmark = pytest.mark.xdist_group("engines")
@@ -98,16 +100,35 @@ def test_the_job_array_is_clean_shell(job_array):
     assert checked.returncode == 0, checked.stdout
 
 
+def workers_of(client: Client, slots: int) -> dict[str, dict[str, Any]]:
+    """What the scheduler says of its workers, as soon as all are there."""
+
+    def found() -> dict[str, dict[str, Any]] | None:
+        replace_lost_workers(client)
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        return workers if len(workers) == slots else None
+
+    return wait_for(found)
+
+
+def test_a_worker_that_ended_with_its_nanny_is_replaced():
+    with connect("local", 2) as client:
+        before = set(workers_of(client, 2))
+        client.retire_workers([min(before)], close_workers=True)
+        wait_for(lambda: len(client.cluster.workers) == 1)
+        assert len(before & set(workers_of(client, 2))) == 1
+        assert client.submit(os.getpid).result() != os.getpid()
+
+
 @pytest.mark.parametrize(
     ("visible", "slots", "workers_on"), [("3,5", 2, {"3": 1, "5": 1}), ("3,5", 5, {"3": 3, "5": 2}), ("7", 3, {"7": 3})]
 )
 def test_each_local_worker_is_a_process_with_one_thread_and_sees_one_gpu(visible, slots, workers_on, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     with connect("local", slots) as client:
-        client.wait_for_workers(slots)
+        threads = {worker["nthreads"] for worker in workers_of(client, slots).values()}
         names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
         seen = client.run(lambda: (os.getpid(), *(os.environ[name] for name in names)))
-        threads = {worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()}
     pids, gpus, openmp = zip(*seen.values(), strict=True)
     assert len({*pids, os.getpid()}) == slots + 1
     assert Counter(gpus) == workers_on
