@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from finetune_reg.errors import InputError, unknown_name
 from finetune_reg.experiment.settings import SEEDS, SETTING_TYPES, RunSettings, check_device
@@ -15,13 +15,17 @@ TEMPLATE_PARAMETERS: dict[str, Any] = {
     **{name: kind for name, kind in SETTING_TYPES.items() if name not in SEEDS},
     "seeds": list[int],
     "seed_subset": int | None,
+    "vary": list[Literal["init", "order", "noise"]],
     "device": str,
     "output_dir": str,
 }
 
 
 def settings_from(namespace: Mapping[str, Any]) -> list[RunSettings]:
-    """Turn the template's parameters into one `RunSettings` per seed. With `seed_subset` None it is that seed, too.
+    """Turn the template's parameters into one `RunSettings` per seed.
+
+    The seed is that of what `vary` names, by default initialization, order and noise; the others have seed 0. With
+    `seed_subset` None it is that of the subset, too.
 
     Args:
         namespace: parameter names and values; a notebook passes `globals()` right after its parameters, whose
@@ -29,7 +33,7 @@ def settings_from(namespace: Mapping[str, Any]) -> list[RunSettings]:
 
     Raises:
         InputError: a name that is no parameter (with the nearest one), a value of the wrong type or out of range,
-            no seeds, or a seed twice.
+            no seeds, a seed twice, or several that change nothing.
     """
     given = {name: value for name, value in namespace.items() if _is_parameter(name, value)}
     for name, value in given.items():
@@ -41,9 +45,13 @@ def settings_from(namespace: Mapping[str, Any]) -> list[RunSettings]:
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"The notebook needs seeds to be different integers, at least one, not {seeds}.")
     fresh_subsets = given.get("seed_subset", 0) is None
+    varied = given.get("vary", ["init", "order", "noise"])
+    if len(seeds) > 1 and not varied and not fresh_subsets:
+        raise InputError("The notebook has several seeds that change nothing: name in vary what has them.")
     chosen = {name: value for name, value in given.items() if name in SETTING_TYPES}
     settings = RunSettings(**chosen | ({"seed_subset": 0} if fresh_subsets else {}))
-    return [settings.with_seed(seed, own_subset=fresh_subsets) for seed in seeds]
+    names = [f"seed_{name}" for name in varied]
+    return [settings.with_seed(seed, own_subset=fresh_subsets, varied=names) for seed in seeds]
 
 
 def _is_parameter(name: str, value: Any) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Annotated, Any, get_type_hints
@@ -109,15 +109,18 @@ class RunSettings:
                 f"A run needs finite numbers, which its record can hold, not {shortened(built.hyperparameters)}."
             ) from None
 
-    def with_seed(self, seed: int, own_subset: bool = False) -> RunSettings:
+    def with_seed(self, seed: int, own_subset: bool = False, varied: Sequence[str] = SEEDS) -> RunSettings:
         """Return the settings with this seed for initialization, order and noise, and for the subset if it is its own.
+
+        Args:
+            varied: those of `SEEDS` that become this seed; the others stay.
 
         Raises:
             InputError: no seed.
         """
         check_in_range("seed_init", seed, Seed, "A run")
         seeded = copy(self)  # all else has been checked
-        for name in (*SEEDS, "seed_subset") if own_subset else SEEDS:
+        for name in (*varied, *(["seed_subset"] if own_subset else [])):
             object.__setattr__(seeded, name, seed)
         return seeded
 

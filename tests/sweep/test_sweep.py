@@ -75,6 +75,8 @@ def test_plain_papermill_is_refused_by_the_notebook_itself(parameters, tmp_path)
         ({"seeds": []}, "at least one"),
         ({"seeds": [1, 1]}, "different integers"),
         ({"seeds": 3}, "a list of integers"),
+        ({"vary": ["head"]}, "vary to be a list of 'init' or 'order' or 'noise'"),
+        ({"vary": [], "seeds": [1, 2]}, "seeds that change nothing"),
         ({"n_train": "200"}, "n_train to be an integer or None"),
         ({"method_hyperparameters": {"mix": 1}}, "method 'vanilla'"),
         ({"method": "mixout", "method_hyperparameters": {"mix_probabilty": 0.5}}, "did you mean 'mix_probability'"),
@@ -90,6 +92,30 @@ def test_a_notebook_namespace_is_read_past_modules_functions_and_names_of_ipytho
     assert settings_from(namespace | {"task": "similarity", "seeds": [4]}) == [
         RunSettings(task="similarity").with_seed(4)
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "seeded"),
+    [
+        ({}, ["init", "order", "noise"]),
+        ({"seed_subset": None}, ["init", "order", "noise", "subset"]),
+        ({"vary": ["order"]}, ["order"]),
+        ({"vary": [], "seed_subset": None}, ["subset"]),
+    ],
+)
+def test_a_seed_is_that_of_what_varies_and_all_else_stays(given, seeded):
+    first, second = settings_from({"seeds": [4, 5]} | given)
+    for seed, settings in ((4, first), (5, second)):
+        for name in ("init", "order", "noise", "subset"):
+            assert getattr(settings, f"seed_{name}") == (seed if name in seeded else 0)
+    assert first.run_id != second.run_id
+
+
+def test_runs_that_vary_in_the_order_alone_are_made_again_by_their_own_seeds():
+    """The head's seed is 0 in all of them, so it cannot tell them apart."""
+    job = NotebookRun({"task": "entailment", "seeds": [3, 7], "vary": ["order"]}).job
+    assert [run.seed for run in job.runs] == [3, 7]
+    assert [run.settings["seed_order"] for run in job.runs] == [3, 7]
 
 
 def test_defaults_of_the_template_are_those_of_run_settings():
