@@ -173,7 +173,13 @@ def folder_of(protocol: Protocol, output_dir: Path | None) -> Path:
 def print_plan(runs: list[NotebookRun], output_dir: Path) -> None:
     """Print the notebooks of a plan with their cost, and the sum."""
     from finetune_reg.sweep.availability import default_slots
-    from finetune_reg.sweep.cost import OPERATIONS_PER_SECOND, SECONDS_PER_NOTEBOOK, estimate_costs
+    from finetune_reg.sweep.cost import (
+        GPU,
+        GPU_OPERATIONS_PER_SECOND,
+        OPERATIONS_PER_SECOND,
+        SECONDS_PER_NOTEBOOK,
+        estimate_costs,
+    )
 
     costs = estimate_costs(runs, output_dir)
     table = Table("task", Column("method", overflow="fold"), "runs", "done", "passes", "time", "time from")
@@ -191,6 +197,8 @@ def print_plan(runs: list[NotebookRun], output_dir: Path) -> None:
         f"{left + done} runs in {len(runs)} notebooks, {done} done.",
         f"Left: {passes:,} forward and backward passes, {operations:.1e} floating-point operations, about "
         f"{_duration(seconds)} on one slot, {_duration(seconds / slots)} on the {slots} of this machine.",
+        f"The operations alone take {_duration(operations / GPU_OPERATIONS_PER_SECOND)} on {GPU}, which small models "
+        "do not reach.",
         "Times come from finished runs of the same model; without any, from its size, for one core ("
         f"{OPERATIONS_PER_SECOND['float32']:.0e} operations a second in float32, {SECONDS_PER_NOTEBOOK:g} s a kernel).",
     )

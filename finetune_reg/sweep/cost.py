@@ -28,6 +28,8 @@ from finetune_reg.tasks.loading import FOLDS, POOLED_PARTS
 # the fit (5th to 95th percentile in bfloat16).
 OPERATIONS_PER_SECOND = {"float32": 8e10, "bfloat16": 1.5e11}
 SECONDS_PER_UPDATE_AND_PARAMETER = 9e-9
+# The dense bfloat16 peak of NVIDIA's data sheet (A100 SXM), of which large batches reach about 30 %. Not measured here.
+GPU, GPU_OPERATIONS_PER_SECOND = "an A100 at 30 % of its 312 TFLOP/s in bfloat16", 0.3 * 312e12
 # Kernel start, and import of PyTorch and transformers, on the same machine.
 SECONDS_PER_NOTEBOOK = 5.0
 

@@ -17,7 +17,9 @@ from finetune_reg.experiment.run import run
 from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.hyperparameters.typed_parameters import load_yaml, parse_yaml
 from finetune_reg.sweep import PLANS, TEMPLATE, NotebookRun, find_plan, read_plan, run_sweep
+from finetune_reg.sweep.commands import print_plan
 from finetune_reg.sweep.cost import (
+    GPU_OPERATIONS_PER_SECOND,
     MODEL_SIZES,
     OPERATIONS_PER_SECOND,
     SECONDS_PER_NOTEBOOK,
@@ -301,3 +303,11 @@ def test_the_command_runs_and_reports(parameters, tmp_path, monkeypatch):
     assert "report.html" in finished.stdout
     assert len(read_records(tmp_path / "out")) == 2
     assert "2 runs" in call("collect", "out", "--out", "table.parquet").stdout
+
+
+def test_a_plan_tells_its_hours_on_a_stated_gpu(capsys, tmp_path):
+    runs = read_plan(find_plan("mixout-table1"), "paper")
+    print_plan(runs, tmp_path)
+    operations = sum(count_operations(settings) for run in runs for settings in run.settings)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"take {operations / GPU_OPERATIONS_PER_SECOND / 3600:.0f} h on an A100 at 30 %" in printed
