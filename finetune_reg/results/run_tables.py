@@ -104,6 +104,16 @@ def results_table(records: list[RunRecord]) -> pd.DataFrame:
     return table.loc[vanilla_first.index].reset_index(drop=True)
 
 
+def with_best_epochs(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with the score of each run's best evaluated epoch in place of the last.
+
+    The epoch is chosen on the rows that it is scored on, as SMART and HyPe did: such scores are optimistic.
+    """
+    best = table.best_score.astype(float)
+    beaten = (best <= table.majority_score.astype(float)).astype(object)
+    return table.assign(score=best, below_majority=beaten.where(best.notna(), table.below_majority))
+
+
 def by_recipe(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Split a table into runs that differ in nothing but task, method and seeds.
 

@@ -27,6 +27,7 @@ from finetune_reg.results.run_tables import (
     score_matrix,
     short_method_label,
     summary_table,
+    with_best_epochs,
 )
 from finetune_reg.results.selection import rank_candidates
 
@@ -56,6 +57,18 @@ def test_the_table_has_a_row_per_run_and_survives_parquet(tmp_path):
     table = collect(tmp_path, tmp_path / "results.parquet")
     assert len(table) == 4
     pd.testing.assert_frame_equal(load_results(tmp_path / "results.parquet"), load_results(tmp_path))
+
+
+def test_the_best_epoch_on_the_development_set_is_an_option_of_its_own():
+    rose, fell = recorded_run(score=0.7), recorded_run(seed=1, score=0.4)
+    fell.best_score = 0.65
+    lost = recorded_run(seed=2, score=None, status="diverged")
+    runs = with_best_epochs(last := results_table([rose, fell, lost]))
+    assert list(last.score)[:2] == [0.7, 0.4]
+    assert list(runs.score)[:2] == [0.7, 0.65]
+    assert [list(table.below_majority) for table in (last, runs)] == [[False, True, True], [False, False, True]]
+    (summary,) = summary_table(runs).itertuples()
+    assert (summary.mean, summary.failed) == (pytest.approx(0.675), 1)
 
 
 def test_the_summary_counts_seeds_and_failures_and_compares_equal_seeds(table):
