@@ -96,6 +96,8 @@ class RunSettings:
             label_map(task, get_task(target))
         if self.stratified and task.is_regression:
             raise InputError(f"{self.task} has scores, not classes: leave stratified out.")
+        if self.split == "development" and task.validation_split != "test":
+            raise InputError(f"{self.task} is scored on its development set anyway: leave split out.")
         if self.stratified and self.n_train is None:
             raise InputError("A stratified subset needs n_train, the rows to draw: give it, or leave stratified out.")
         if self.held_out_fold is not None and self.n_train is not None and self.n_train < FOLDS:

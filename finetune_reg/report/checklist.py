@@ -53,7 +53,10 @@ def checklist_items(table: pd.DataFrame) -> list[tuple[str, str]]:
     hyperparameters = zip(methods.method_label, methods.method_hyperparameters, strict=True)
     tasks = table.drop_duplicates("task")
     metrics = [f"{row.task}: {row.metric}" for row in tasks.itertuples()]
-    splits = [f"{name}: {get_task(name).validation_split}" for name in tasks.task]
+    scored = table.drop_duplicates(["task", "split"])
+    splits = [
+        f"{name}: {get_task(name).scored_split(split)}" for name, split in zip(scored.task, scored.split, strict=True)
+    ]
     subsets = {json.loads(subset).get("content_hash") for subset in table.subset} - {None}
     recipe = [f"{name} {_values(table[name])}" for name in RECIPE[2:]]
     seeds = [f"{name} {_values(table[name])}" for name in (*SEEDS, "seed_subset")]

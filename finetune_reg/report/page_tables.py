@@ -206,7 +206,9 @@ def _our_split(row: Any) -> str:
         return "own 20 % split"
     if not pd.isna(row.held_out_fold):
         return "held-out fold"
-    split = TASKS[row.published_task].validation_split if row.published_task in TASKS else "validation"
+    own = getattr(row, "trained_on", row.published_task) == row.published_task
+    task = TASKS.get(row.published_task)
+    split = task.scored_split(row.split if own else "official") if task else "validation"
     return "dev" if split in DEVELOPMENT_SPLITS else split
 
 

@@ -46,7 +46,8 @@ def check_available(runs: Iterable[NotebookRun]) -> None:
     for first in (run.settings[0] for run in runs):
         for name in () if first.source == "pocket" else (first.task, *first.evaluate_on):
             task = get_task(name)
-            for split in ("train", task.validation_split) if name == first.task else (task.validation_split,):
+            own = ("train", task.scored_split(first.split))
+            for split in own if name == first.task else (task.validation_split,):
                 if (name, split, first.source) not in splits:
                     load_split(task, split, first.source)
                     splits.add((name, split, first.source))

@@ -80,8 +80,9 @@ def load_task(
             takes all.
         subset_seed: 0 to 2^32 - 1.
         stratified: the subset has the class proportions of the whole, and at least one row of each class.
-        split: `"official"`; `"pooled"` shuffles training and validation rows together by `subset_seed` and tests on
-            the last fifth, as guided dropout does, so that scores are not comparable with the usual ones.
+        split: `"official"`; `"development"`, for tasks whose official scores are of test rows; `"pooled"` shuffles
+            training and validation rows together by `subset_seed` and tests on the last fifth, as guided dropout does,
+            so that scores are not comparable with the usual ones.
         held_out_fold: 0 to 4 trains on four fifths of the chosen rows and evaluates on this one. For choosing
             hyperparameters: the development set is not even read.
         read_split: reads the rows of a split in the place of `read_labelled_rows`, for example from a cache.
@@ -106,7 +107,7 @@ def load_task(
         n_test = -(-len(train) // POOLED_PARTS)
         ids, validation = ids[:-n_test], [train[i] for i in ids[-n_test:]]
     elif held_out_fold is None:
-        validation = read_split(task, task.validation_split, source).rows
+        validation = read_split(task, task.scored_split(split), source).rows
     if stratified:
         ids = _stratified_subset(task, train, ids, n_train, subset_seed, where)
     else:

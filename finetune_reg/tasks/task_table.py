@@ -8,7 +8,7 @@ from typing import Literal
 from finetune_reg.errors import unknown_name
 
 MetricName = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
-Split = Literal["official", "pooled"]
+Split = Literal["official", "development", "pooled"]
 FOLDS = 5  # of the training rows, one held out to choose hyperparameters on
 
 
@@ -42,6 +42,10 @@ class Task:
     def is_regression(self) -> bool:
         """Whether labels are numbers, not classes."""
         return not self.label_names
+
+    def scored_split(self, split: Split) -> str:
+        """Return where the rows come from that a run is scored on; see `load_task`."""
+        return "validation" if split == "development" else self.validation_split
 
     @property
     def n_outputs(self) -> int:

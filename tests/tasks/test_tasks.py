@@ -193,6 +193,19 @@ def test_pooled_rows_are_shuffled_and_the_last_fifth_tests(tmp_path):
     assert load_task("rte", str(folder), 6, split="pooled").row_ids != first.row_ids[:6]
 
 
+def test_the_development_rows_are_scored_in_place_of_the_test_rows(tmp_path):
+    columns = {"premise": "a b", "hypothesis": "a"}
+    (folder := tmp_path / "snli").mkdir()
+    for split, label in (("train", 0), ("validation", 1), ("test", 2)):
+        rows = [columns | {"label": label, "idx": i} for i in range(3)]
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    scored = {
+        split: load_task("snli", str(tmp_path), split=split).validation[0]["label"]
+        for split in ("official", "development")
+    }
+    assert scored == {"official": 2, "development": 1}
+
+
 @pytest.mark.glue
 @pytest.mark.parametrize(
     ("name", "n_train", "n_test"), [("cola", 7675, 1919), ("mrpc", 3260, 816), ("rte", 2213, 554), ("stsb", 5799, 1450)]
