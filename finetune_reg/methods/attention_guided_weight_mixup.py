@@ -17,8 +17,8 @@ rank components keeps `alpha` in [0, 1], and for r = 1 it is the outer product. 
     min_alpha L_val(W'(alpha), alpha),        W' = W - xi grad_W L_train(W, alpha),
 
 with `xi` the current learning rate (its gradient: `building_blocks/hypergradient.py`). `"factored"` is what the paper
-announces after the rank decomposition and what the published table used. It is no convex mixture: at a1 = 1, a2 = 0
-the weight is 0.
+announces after the rank decomposition and presumably what its table used. The default is `"convex"`, because the other
+is no mixture: at a1 = 1, a2 = 0 the weight is 0.
 
 **Where it acts.** `setup` replaces the backbone's linear layers, searches `alpha` on `n_searches` random splits, each
 from the same start and on the task loss alone, and averages; the host's loop is the fine-tuning phase. In a state dict
