@@ -110,7 +110,9 @@ class FineTuningMethod:
         Called in training only, after each main pass.
 
         Args:
-            outputs: of the main pass; `outputs.loss` is the task's loss, or in a combination the loss so far.
+            outputs: of the main pass; `outputs.loss` is the task's loss, or in a combination the loss so far. The host
+                may compute it by another rule than the model's: further passes are made by
+                `task_outputs(model, batch)` of `task_outputs.py`, whose `loss` follows the same rule.
         """
         return outputs.loss
 

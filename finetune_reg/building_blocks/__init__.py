@@ -6,6 +6,7 @@ parameter_selection.py     which weights to keep, by score
 module_surgery.py          replace layers, set dropout rates, and undo it
 dropout_sites.py           where a model drops out
 random_replay.py           further passes with the masks of the first
+task_outputs.py            further passes with the task's loss, whoever computes it
 embedding_perturbation.py  move the word embeddings
 output_divergence.py       how far two outputs differ
 fisher_information.py      of each parameter

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from finetune_reg.building_blocks.pretrained_model import device_of
+from finetune_reg.building_blocks.task_outputs import task_outputs
 from finetune_reg.errors import InputError
 
 
@@ -23,7 +24,7 @@ def fisher_information(
     *,
     clip_each_tensor: float | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Return the mean over `batches` of the squared gradient of the model's loss, per parameter.
+    """Return the mean over `batches` of the squared gradient of the task's loss, per parameter.
 
     Batches of one example give the Fisher information; larger ones give the square of batch means. The mode of the
     model (dropout on or off) is the caller's, and `grad` fields are not touched.
@@ -47,7 +48,7 @@ def fisher_information(
     n_batches = 0
     for batch in batches:
         batch = {name: tensor.to(device_of(model)) for name, tensor in batch.items()}
-        gradients = torch.autograd.grad(model(**batch).loss, list(parameters.values()), allow_unused=True)
+        gradients = torch.autograd.grad(task_outputs(model, batch).loss, list(parameters.values()), allow_unused=True)
         for total, gradient in zip(totals.values(), gradients, strict=True):
             if gradient is None:
                 continue

@@ -31,6 +31,7 @@ from finetune_reg.building_blocks.module_surgery import in_mode
 from finetune_reg.building_blocks.parameter_groups import weight_decay_groups
 from finetune_reg.building_blocks.pretrained_model import device_of
 from finetune_reg.building_blocks.random_replay import extra_pass, random_state_kept
+from finetune_reg.building_blocks.task_outputs import task_outputs
 from finetune_reg.errors import InputError, TrainingDivergedError
 from finetune_reg.method import TrainingContext
 
@@ -240,7 +241,7 @@ class _LowerLevel:
 def _endless_losses(
     model: nn.Module, context: TrainingContext, indices: list[int], generator: torch.Generator
 ) -> Iterator[Loss]:
-    """Yield the model's loss on one batch after another, in a new order each epoch."""
+    """Yield the task's loss on one batch after another, in a new order each epoch."""
     device = device_of(model)
     while True:
         order = torch.randperm(len(indices), generator=generator)
@@ -251,7 +252,7 @@ def _endless_losses(
 
 
 def _loss_on(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> Loss:
-    return lambda: model(**batch).loss
+    return lambda: task_outputs(model, batch).loss
 
 
 def _record(iteration: int, training_loss: torch.Tensor, gradient: Hypergradient) -> dict[str, float]:

@@ -47,6 +47,7 @@ from finetune_reg.building_blocks.embedding_perturbation import (
 )
 from finetune_reg.building_blocks.precomputed_gradient import GradientSum
 from finetune_reg.building_blocks.random_replay import RandomReplay, extra_pass, in_main_pass
+from finetune_reg.building_blocks.task_outputs import task_outputs
 from finetune_reg.errors import InputError
 from finetune_reg.hyperparameters.ranges import Count, NonNegative, Positive
 from finetune_reg.method import FineTuningMethod, TrainingContext
@@ -156,7 +157,7 @@ class FreeLB(FineTuningMethod):
             perturbation.mul_(token_mask(batch)).requires_grad_(t < self.n_passes - 1)
             masks = extra_pass() if self._replay is None else self._replay.again()
             with masks, perturbed_embeddings(model, perturbation):
-                loss = model(**batch).loss / self.n_passes
+                loss = task_outputs(model, batch).loss / self.n_passes
         return earlier.joined_to(loss)
 
     def finalize(self, model: nn.Module) -> None:

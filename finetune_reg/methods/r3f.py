@@ -41,6 +41,7 @@ from finetune_reg.building_blocks.embedding_perturbation import (
 )
 from finetune_reg.building_blocks.output_divergence import is_regression, output_divergence
 from finetune_reg.building_blocks.random_replay import RandomReplay, extra_pass
+from finetune_reg.building_blocks.task_outputs import task_outputs
 from finetune_reg.hyperparameters.ranges import NonNegative
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
@@ -109,7 +110,7 @@ class R3F(FineTuningMethod):
         noise = draw_noise(input_embeddings(model, batch), self.noise_scale, self.noise)
         masks = extra_pass() if self._replay is None else self._replay.again()
         with masks, perturbed_embeddings(model, noise, detach=self.detach_embeddings):
-            noised_logits = model(**batch).logits
+            noised_logits = task_outputs(model, batch).logits
         return outputs.loss + self.strength * output_divergence(model, outputs.logits, noised_logits)
 
     def finalize(self, model: nn.Module) -> None:

@@ -34,6 +34,7 @@ from torch import nn
 
 from finetune_reg.building_blocks.output_divergence import Reduction, is_regression, squared_error, symmetric_kl
 from finetune_reg.building_blocks.random_replay import extra_pass
+from finetune_reg.building_blocks.task_outputs import task_outputs
 from finetune_reg.errors import unknown_name
 from finetune_reg.hyperparameters.ranges import NonNegative
 from finetune_reg.method import FineTuningMethod, TrainingContext
@@ -109,7 +110,7 @@ class RDrop(FineTuningMethod):
         if not self._needs_second_pass:
             return loss
         with extra_pass():
-            second = model(**batch)
+            second = task_outputs(model, batch)
         if self.second_loss_weight > 0:
             loss = loss + self.second_loss_weight * second.loss
         if self.strength > 0:

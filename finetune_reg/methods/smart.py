@@ -55,6 +55,7 @@ from finetune_reg.building_blocks.embedding_perturbation import (
 from finetune_reg.building_blocks.module_surgery import in_mode
 from finetune_reg.building_blocks.output_divergence import is_regression, output_divergence, stable_kl
 from finetune_reg.building_blocks.random_replay import RandomReplay, extra_pass
+from finetune_reg.building_blocks.task_outputs import TaskPassModule, task_outputs
 from finetune_reg.hyperparameters.ranges import Count, NonNegative, Probability
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
@@ -203,7 +204,7 @@ class SMART(FineTuningMethod):
         if self.dropout != "off":
             return outputs.logits
         with in_mode(model, training=False):
-            return model(**batch).logits
+            return task_outputs(model, batch).logits
 
     def adversarial_perturbation(
         self, model: nn.Module, batch: Mapping[str, torch.Tensor], clean_logits: torch.Tensor
@@ -247,13 +248,14 @@ class SMART(FineTuningMethod):
     def teacher_logits(self, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the teacher's output, shape (batch, labels): the model without dropout, with the averaged weights."""
         with in_mode(model, training=False):
-            return torch.func.functional_call(model, self._teacher, kwargs=dict(batch)).logits
+            teacher = {f"model.{name}": weight for name, weight in self._teacher.items()}
+            return torch.func.functional_call(TaskPassModule(model), teacher, (batch,)).logits
 
     def _perturbed_logits(
         self, model: nn.Module, batch: Mapping[str, torch.Tensor], perturbation: torch.Tensor
     ) -> torch.Tensor:
         with self._masks(model), perturbed_embeddings(model, perturbation):
-            return model(**batch).logits
+            return task_outputs(model, batch).logits
 
     def _masks(self, model: nn.Module) -> AbstractContextManager:
         if self.dropout == "off":
