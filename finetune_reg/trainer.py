@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import math
+from copy import copy
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.utils import ModelOutput
 
 from finetune_reg.building_blocks.pretrained_model import refuse_frozen
+from finetune_reg.building_blocks.task_outputs import divides_by_count, task_outputs_from
 from finetune_reg.errors import InputError, shortened
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 
 class MethodTrainer(Trainer):
     """A Trainer that fine-tunes with a method; everything else is as in `transformers.Trainer`.
+
+    The class has no `compute_loss` of its own: whatever computes the loss of its subclass, or of the Trainer beside it
+    (`compute_loss`, `compute_loss_func`, `label_smoothing_factor`, the model), computes the task's loss. The attribute
+    `compute_loss` of an object, which the training step calls, hands the task's loss to the method.
 
     Args:
         method: the method; one object serves one training run at a time.
@@ -29,10 +37,10 @@ class MethodTrainer(Trainer):
 
     def __init__(self, *args: Any, method: FineTuningMethod, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # The sequence-classification heads of transformers v5 accept `num_items_in_batch` but do not normalize by it;
-        # with True, gradients would grow with the number of accumulation steps.
-        self.model_accepts_loss_kwargs = False
         self.method = method
+        self.compute_loss = self._loss_with_method  # type: ignore[method-assign]  # the class's stays the task's
+        self._loss_divides_by_count = False
+        self._calls_made: set[str] = set()
         for refused, sentence in refusals(self):
             if refused:
                 raise InputError(f"MethodTrainer cannot {sentence}")
@@ -42,8 +50,9 @@ class MethodTrainer(Trainer):
         """Set up the method, train, finalize the method.
 
         Raises:
-            InputError: asked to resume, because a method's state is not in the checkpoint; no parameter to train; or a
-                warm-up that takes all updates, the first of which has the rate 0.
+            InputError: asked to resume, because a method's state is not in the checkpoint; no parameter to train; a
+                warm-up that takes all updates, the first of which has the rate 0; or, at the first step, a subclass
+                whose loss or step leaves the method out.
         """
         if resume_from_checkpoint:
             raise InputError("MethodTrainer cannot resume: a method's state is not in the checkpoint. Train anew.")
@@ -57,7 +66,13 @@ class MethodTrainer(Trainer):
         # An earlier `train` leaves the model wrapped in its autocast, which would round what `setup` measures.
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         try:
-            self.method.setup(self.model, context)
+            if self.args.gradient_accumulation_steps > 1:
+                self._loss_divides_by_count = divides_by_count(
+                    self.model, self._first_batch(context), self._task_outputs
+                )
+            self._calls_made.clear()
+            with task_outputs_from(self._task_outputs):
+                self.method.setup(self.model, context)
             set_seed(self.args.seed)
             return super().train(None, *args, **kwargs)
         finally:
@@ -68,25 +83,84 @@ class MethodTrainer(Trainer):
         self.optimizer = self.method.create_optimizer(self.model, self._training_context())
         return self.optimizer
 
-    def compute_loss(
+    def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Call `after_backward` once per update, when the last micro-batch has been added."""
+        loss = super().training_step(model, *args, **kwargs)
+        if self.accelerator.sync_gradients:
+            self.method.after_backward(model)
+            self._calls_made.add("after_backward")
+        return loss
+
+    def _loss_with_method(
         self,
         model: nn.Module,
         inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Let the method make the training loss of the task's loss; in evaluation it is the task's."""
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if model.training:
+        """Return what the method makes of the task's loss; in evaluation, the task's loss.
+
+        The method sees the mean loss of the micro-batch. A loss divided by the count of the whole update is brought to
+        that scale, so that the method's part is averaged over the micro-batches as well.
+        """
+        if not model.training:
+            arguments: Any = {"return_outputs": return_outputs, "num_items_in_batch": num_items_in_batch}
+            return type(self).compute_loss(self, model, inputs, **arguments)
+        n_micro_batches = self.current_gradient_accumulation_steps
+        divided, divided_by_trainer = self._division_of_loss(num_items_in_batch)
+        scale = n_micro_batches if divided else 1
+        task_pass = partial(self._task_outputs, num_items_in_batch=num_items_in_batch, scale=scale)
+        with task_outputs_from(task_pass):
+            outputs = task_pass(model, inputs)
             loss = self.method.training_loss(model, inputs, outputs)
+        self._calls_made.add("training_loss")
+        if not divided_by_trainer:
+            loss = loss / n_micro_batches
         return (loss, outputs) if return_outputs else loss
 
-    def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Call `after_backward` once per update, when the last micro-batch has been added."""
-        loss = super().training_step(model, *args, **kwargs)
-        if self.accelerator.sync_gradients:
-            self.method.after_backward(model)
-        return loss
+    def _task_outputs(
+        self,
+        model: nn.Module,
+        batch: Any,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        scale: int = 1,
+    ) -> Any:
+        """Return the outputs of a pass, their `loss` being what the class's `compute_loss` returns, times `scale`."""
+        arguments: Any = {"return_outputs": True, "num_items_in_batch": num_items_in_batch}
+        match type(self).compute_loss(self, model, copy(batch), **arguments):
+            case torch.Tensor() as loss, ModelOutput() as outputs:
+                outputs = copy(outputs)
+                outputs.loss = loss if scale == 1 else loss * scale
+                return outputs
+        raise InputError(
+            f"{type(self).__name__} cannot hand the task's loss to its method: when return_outputs is true, "
+            "compute_loss must return the loss, a tensor, and the outputs of the model, a ModelOutput."
+        )
+
+    def _division_of_loss(self, num_items_in_batch: torch.Tensor | int | None) -> tuple[bool, bool]:
+        """Return whether the task's loss is divided over the whole update, and whether the Trainer divides it after."""
+        declared = getattr(self, "loss_is_scaled_for_ga", None)  # newer than the oldest transformers supported
+        if declared is not None:
+            return declared, not declared
+        has_count = num_items_in_batch is not None
+        left_as_it_is = (self.model_accepts_loss_kwargs and has_count) or self.compute_loss_func is not None
+        return has_count and self._loss_divides_by_count, not left_as_it_is
+
+    def _end_update(self) -> None:
+        """Let the method act on the moved weights, if it has had its part in the update."""
+        for call, place in (("training_loss", "self.compute_loss"), ("after_backward", "super().training_step")):
+            if call not in self._calls_made:
+                raise InputError(
+                    f"{type(self).__name__} has updated the weights without the {call} of its method: "
+                    f"its training_step must call {place}, and nothing may replace what that is."
+                )
+        self._calls_made.clear()
+        optimizer: Any = self.optimizer  # built by now
+        self.method.after_step(self.model, optimizer)
+
+    def _first_batch(self, context: TrainingContext) -> Any:
+        n_examples = min(self.args.train_batch_size, len(context.train_dataset))
+        return self._prepare_inputs(dict(context.collate([context.train_dataset[i] for i in range(n_examples)])))
 
     def _training_context(self) -> TrainingContext:
         arguments = self.args
@@ -124,16 +198,8 @@ def refusals(trainer: MethodTrainer) -> list[tuple[bool, str]]:
             "use several devices: make one visible (CUDA_VISIBLE_DEVICES) and run one seed on each.",
         ),
         (
-            arguments.label_smoothing_factor > 0,
-            "smooth labels, which takes them from the model whose loss methods read: set label_smoothing_factor=0.",
-        ),
-        (
             arguments.optim not in ("adamw_torch", "adamw_torch_fused") or bool(arguments.optim_args),
             "use another optimizer, because the method builds it: leave optim and optim_args at their defaults.",
-        ),
-        (
-            trainer.compute_loss_func is not None,
-            "use compute_loss_func, which takes the labels from the batch that methods read: leave it out.",
         ),
         (arguments.torch_compile, "compile a model whose parameters methods find by name: set torch_compile=False."),
         (arguments.auto_find_batch_size, "restart with smaller batches after set-up: fix the batch size."),
@@ -155,5 +221,4 @@ class _AfterStep(TrainerCallback):
         self._trainer = trainer
 
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        optimizer: Any = self._trainer.optimizer  # built by now
-        self._trainer.method.after_step(self._trainer.model, optimizer)
+        self._trainer._end_update()

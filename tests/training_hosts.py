@@ -37,7 +37,16 @@ def train_in_loop(
     return train(model, method, loader, run_context, accumulation_steps=accumulation_steps, **options)
 
 
-def method_trainer(model, method: FineTuningMethod, dataset, folder, accumulation_steps: int = 1, **arguments):
+def method_trainer(
+    model,
+    method: FineTuningMethod,
+    dataset,
+    folder,
+    accumulation_steps: int = 1,
+    trainer_class=MethodTrainer,
+    collator=collate,
+    **arguments,
+):
     settings = {
         "output_dir": str(folder),
         "per_device_train_batch_size": BATCH_SIZE // accumulation_steps,
@@ -54,12 +63,12 @@ def method_trainer(model, method: FineTuningMethod, dataset, folder, accumulatio
         "disable_tqdm": True,
         "report_to": "none",
     }
-    return MethodTrainer(
+    return trainer_class(
         model=model,
         args=TrainingArguments(**settings | arguments),
         method=method,
         train_dataset=dataset,
-        data_collator=collate,
+        data_collator=collator,
     )
 
 
