@@ -40,6 +40,7 @@ class MethodTrainer(Trainer):
         self.method = method
         self.compute_loss = self._loss_with_method  # type: ignore[method-assign]  # the class's stays the task's
         self._loss_divides_by_count = False
+        self._loss_parts = _LossParts()
         self._calls_made: set[str] = set()
         for refused, sentence in refusals(self):
             if refused:
@@ -70,6 +71,7 @@ class MethodTrainer(Trainer):
                 self._loss_divides_by_count = divides_by_count(
                     self.model, self._first_batch(context), self._task_outputs
                 )
+            self._loss_parts = _LossParts()
             self._calls_made.clear()
             with task_outputs_from(self._task_outputs):
                 self.method.setup(self.model, context)
@@ -90,6 +92,13 @@ class MethodTrainer(Trainer):
             self.method.after_backward(model)
             self._calls_made.add("after_backward")
         return loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log the parts of the training loss beside it: `task_loss`, and what the method adds as `method_loss`."""
+        if "loss" in logs and self._loss_parts.n_updates > 0:
+            logs |= self._loss_parts.means()
+            self._loss_parts = _LossParts()
+        super().log(logs, *args, **kwargs)
 
     def _loss_with_method(
         self,
@@ -114,6 +123,7 @@ class MethodTrainer(Trainer):
             outputs = task_pass(model, inputs)
             loss = self.method.training_loss(model, inputs, outputs)
         self._calls_made.add("training_loss")
+        self._loss_parts.add(outputs.loss / n_micro_batches, loss / n_micro_batches)
         if not divided_by_trainer:
             loss = loss / n_micro_batches
         return (loss, outputs) if return_outputs else loss
@@ -155,6 +165,7 @@ class MethodTrainer(Trainer):
                     f"its training_step must call {place}, and nothing may replace what that is."
                 )
         self._calls_made.clear()
+        self._loss_parts.n_updates += 1
         optimizer: Any = self.optimizer  # built by now
         self.method.after_step(self.model, optimizer)
 
@@ -212,6 +223,24 @@ def refusals(trainer: MethodTrainer) -> list[tuple[bool, str]]:
             "train on a data set of unknown length: give it one with a length.",
         ),
     ]
+
+
+class _LossParts:
+    """Sums of the task's loss and of the whole loss since the last log, left on the device until then."""
+
+    def __init__(self) -> None:
+        self.n_updates = 0
+        self._task, self._whole = torch.zeros(()), torch.zeros(())
+
+    def add(self, task_loss: torch.Tensor, whole_loss: torch.Tensor) -> None:
+        """Add those of a micro-batch, each divided by the number of micro-batches."""
+        self._task = self._task.to(task_loss.device) + task_loss.detach()
+        self._whole = self._whole.to(whole_loss.device) + whole_loss.detach()
+
+    def means(self) -> dict[str, float]:
+        """Return the means over the updates."""
+        task, whole = torch.stack([self._task, self._whole]).div(self.n_updates).tolist()
+        return {"task_loss": task, "method_loss": whole - task}
 
 
 class _AfterStep(TrainerCallback):

@@ -1,4 +1,4 @@
-"""Whoever computes the task's loss, the method acts: subclasses, mixins, loss functions, counts of tokens."""
+"""Whoever computes the task's loss, the method acts: subclasses, mixins, loss functions, counts of tokens, the log."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from finetune_reg.errors import InputError
 from finetune_reg.method import FineTuningMethod
 from finetune_reg.methods import (
     L2SP,
+    R3F,
+    SMART,
     AttentionGuidedWeightMixup,
     Combination,
     FreeLB,
@@ -163,6 +165,7 @@ def test_passes_of_r_drop_and_freelb_are_weighed_with_the_classes(kind, dataset,
     both = weighted_loss(first, labels) + weighted_loss(second, labels)
     expected = both + 0.7 * symmetric_kl(first, second) / 2
     assert log["loss"] == pytest.approx(expected.item(), rel=1e-6)
+    assert log["task_loss"] == pytest.approx(weighted_loss(first, labels).item(), rel=1e-6)
     logits, log = first_loss(FreeLB(3, 0.3, 0.5, 0.5), dataset, tmp_path, **KINDS[kind])
     assert log["loss"] == pytest.approx(sum(weighted_loss(each, labels).item() for each in logits) / 3, rel=1e-6)
 
@@ -278,6 +281,28 @@ def test_a_subclass_that_leaves_the_method_out_stops_at_the_first_step(dataset, 
     trainer.compute_loss = partial(Trainer.compute_loss, trainer)
     with pytest.raises(InputError, match="nothing may replace"):
         trainer.train()
+
+
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_the_log_tells_the_task_s_loss_and_the_method_s_part_apart(accumulation_steps, dataset, tmp_path):
+    for method in (Vanilla(), RDrop(), L2SP(10.0, 100.0), SMART(), R3F()):
+        model = tiny_encoder("bert", **NO_DROPOUT)
+        settings = {"accumulation_steps": accumulation_steps, "logging_steps": 2, "learning_rate": 0.0}
+        trainer = trained(method, dataset, tmp_path, model, **settings)
+        logs = [log for log in trainer.state.log_history if "loss" in log]
+        assert [log["step"] for log in logs] == [2, 4, 6]
+        for log in logs:
+            assert log["task_loss"] + log["method_loss"] == pytest.approx(log["loss"], rel=1e-5)
+        mean = sum(log["task_loss"] for log in logs) / 3
+        with torch.no_grad():
+            assert mean == pytest.approx(model(**collate(dataset)).loss.item(), rel=1e-5)
+        if isinstance(method, Vanilla):
+            assert {log["method_loss"] for log in logs} == {0.0}
+        if isinstance(method, RDrop):
+            assert [log["method_loss"] for log in logs] == pytest.approx([log["task_loss"] for log in logs], rel=1e-5)
+        if isinstance(method, L2SP):
+            penalty = 50 * model.classifier.weight.square().sum().item()
+            assert [log["method_loss"] for log in logs] == pytest.approx([penalty] * 3, rel=1e-4)
 
 
 LENGTHS = [7, 2, 5, 3, 7, 2, 2, 4]
