@@ -62,6 +62,7 @@ def method_trainer(
         "save_strategy": "no",
         "disable_tqdm": True,
         "report_to": "none",
+        "optim": "adamw_torch_fused",  # the default of the plain Trainer from PyTorch 2.8 on
     }
     return trainer_class(
         model=model,
@@ -86,3 +87,9 @@ def weights(model) -> dict[str, torch.Tensor]:
 def largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
     assert first.keys() == second.keys()
     return max((first[name].double() - second[name].double()).abs().max().item() for name in first)
+
+
+def checkpoint_activations(model: torch.nn.Module) -> None:
+    """Compute activations again in the backward pass, by the name that this version of transformers has for it."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})

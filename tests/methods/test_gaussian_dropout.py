@@ -9,7 +9,7 @@ import torch
 from dropout_models import MODELS, tiny_model
 from tiny_encoders import batches, tiny_dataset, tiny_encoder
 from torch import nn
-from training_hosts import context, largest_difference, train_in_loop, weights
+from training_hosts import checkpoint_activations, context, largest_difference, train_in_loop, weights
 from transformers.models.bert.modeling_bert import eager_attention_forward
 
 from finetune_reg.building_blocks.dropout_sites import dropout_sites
@@ -222,7 +222,7 @@ def test_activation_checkpointing_replays_the_same_noise(dataset):
     for checkpointing in (False, True):
         model = tiny_encoder("bert").train()
         if checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
+            checkpoint_activations(model)
         GaussianDropout(0.3).setup(model, context(dataset))
         torch.manual_seed(0)
         model(**batches(dataset, 8)[0]).loss.backward()

@@ -9,7 +9,7 @@ import torch
 from tiny_encoders import batches, tiny_encoder
 from torch import nn
 from torch.nn import functional as F
-from training_hosts import context, largest_difference, train_in_loop, weights
+from training_hosts import checkpoint_activations, context, largest_difference, train_in_loop, weights
 from transformers import AutoModelForSequenceClassification, FNetConfig
 
 from finetune_reg.errors import InputError
@@ -166,9 +166,9 @@ def test_gradient_agrees_with_finite_differences():
 
 @pytest.mark.parametrize("p", [0.25, 0.7, 0.9])
 def test_official_gradient_is_smaller_by_exactly_one_minus_p(p):
-    inputs, gradients = torch.randn(4, 5, **DOUBLE), {}
+    inputs, gradients = torch.randn(4, 50, **DOUBLE), {}
     for rescale_gradient in (True, False):
-        layer = mix_linear(p=p, rescale_gradient=rescale_gradient)
+        layer = mix_linear(inside=50, p=p, rescale_gradient=rescale_gradient)
         torch.manual_seed(1)
         outputs = layer(inputs)
         outputs.square().sum().backward()
@@ -302,7 +302,7 @@ def test_activation_checkpointing_replays_the_same_masks(dataset):
     for checkpointing in (False, True):
         model = tiny_encoder("bert").train()
         if checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
+            checkpoint_activations(model)
         Mixout(0.5).setup(model, context(dataset))
         with torch.no_grad():
             for parameter in model.parameters():
