@@ -28,6 +28,7 @@ import torch
 from torch import nn
 
 from finetune_reg.building_blocks.parameter_groups import weight_decay_groups
+from finetune_reg.building_blocks.pretrained_model import task_loss
 from finetune_reg.hyperparameters.ranges import Count, NonNegative, Seed, check_hyperparameters, check_ranges
 
 SetupStage = Literal["initialization", "preparation", "search", "reference"]
@@ -114,7 +115,7 @@ class FineTuningMethod:
                 may compute it by another rule than the model's: further passes are made by
                 `task_outputs(model, batch)` of `task_outputs.py`, whose `loss` follows the same rule.
         """
-        return outputs.loss
+        return task_loss(outputs)
 
     def after_backward(self, model: nn.Module) -> None:
         """Read or change the gradients: complete (all micro-batches), not yet clipped."""

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.utils import ModelOutput
 
-from finetune_reg.building_blocks.pretrained_model import refuse_frozen
+from finetune_reg.building_blocks.pretrained_model import refuse_untrainable
 from finetune_reg.building_blocks.task_outputs import divides_by_count, task_outputs_from
 from finetune_reg.errors import InputError, shortened
 from finetune_reg.method import FineTuningMethod, TrainingContext
@@ -57,7 +57,7 @@ class MethodTrainer(Trainer):
         """
         if resume_from_checkpoint:
             raise InputError("MethodTrainer cannot resume: a method's state is not in the checkpoint. Train anew.")
-        refuse_frozen(self.model)
+        refuse_untrainable(self.model)
         context = self._training_context()
         if self.args.learning_rate > 0 and self.args.get_warmup_steps(context.n_updates) >= context.n_updates:
             raise InputError(

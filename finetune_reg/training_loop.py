@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from finetune_reg.building_blocks.bias_correction import skip_bias_correction
-from finetune_reg.building_blocks.pretrained_model import device_of, refuse_frozen
+from finetune_reg.building_blocks.pretrained_model import device_of, refuse_untrainable
 from finetune_reg.errors import InputError, TrainingDivergedError, shortened
 from finetune_reg.hyperparameters.ranges import Count, Precision, Probability, check_in_range
 from finetune_reg.method import FineTuningMethod, TrainingContext
@@ -77,7 +77,7 @@ def train(
         ("precision", precision, Precision),
     ):
         check_in_range(name, value, declared, "train")
-    refuse_frozen(model)
+    refuse_untrainable(model)
     losses: list[float] = []
     try:
         method.setup(model, context)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
-from finetune_reg.building_blocks.pretrained_model import device_of
+from finetune_reg.building_blocks.pretrained_model import device_of, task_loss
 from finetune_reg.building_blocks.task_outputs import task_outputs
 from finetune_reg.errors import InputError
 
@@ -48,7 +48,7 @@ def fisher_information(
     n_batches = 0
     for batch in batches:
         batch = {name: tensor.to(device_of(model)) for name, tensor in batch.items()}
-        gradients = torch.autograd.grad(task_outputs(model, batch).loss, list(parameters.values()), allow_unused=True)
+        gradients = torch.autograd.grad(task_loss(task_outputs(model, batch)), list(parameters.values()), allow_unused=True)
         for total, gradient in zip(totals.values(), gradients, strict=True):
             if gradient is None:
                 continue

@@ -29,7 +29,7 @@ from finetune_reg.building_blocks.hypergradient import (
 )
 from finetune_reg.building_blocks.module_surgery import in_mode
 from finetune_reg.building_blocks.parameter_groups import weight_decay_groups
-from finetune_reg.building_blocks.pretrained_model import device_of
+from finetune_reg.building_blocks.pretrained_model import device_of, task_loss
 from finetune_reg.building_blocks.random_replay import extra_pass, random_state_kept
 from finetune_reg.building_blocks.task_outputs import task_outputs
 from finetune_reg.errors import InputError, TrainingDivergedError
@@ -252,7 +252,7 @@ def _endless_losses(
 
 
 def _loss_on(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> Loss:
-    return lambda: task_outputs(model, batch).loss
+    return lambda: task_loss(task_outputs(model, batch))
 
 
 def _record(iteration: int, training_loss: torch.Tensor, gradient: Hypergradient) -> dict[str, float]:

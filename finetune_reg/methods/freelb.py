@@ -46,6 +46,7 @@ from finetune_reg.building_blocks.embedding_perturbation import (
     token_mask,
 )
 from finetune_reg.building_blocks.precomputed_gradient import GradientSum
+from finetune_reg.building_blocks.pretrained_model import task_loss
 from finetune_reg.building_blocks.random_replay import RandomReplay, extra_pass, in_main_pass
 from finetune_reg.building_blocks.task_outputs import task_outputs
 from finetune_reg.errors import InputError
@@ -143,12 +144,12 @@ class FreeLB(FineTuningMethod):
     def training_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor:
         """Return the mean loss over the path."""
         if self.n_passes == 1:
-            return outputs.loss
+            return task_loss(outputs)
         if self._perturbation is None:
             raise InputError(
                 "FreeLB has nothing to move: call setup, then the model in training mode, before the loss."
             )
-        perturbation, loss = self._perturbation, outputs.loss / self.n_passes
+        perturbation, loss = self._perturbation, task_loss(outputs) / self.n_passes
         earlier = GradientSum(model.parameters())
         for t in range(1, self.n_passes):
             # Other methods of a combination may still compare their passes with the main one.
@@ -157,7 +158,7 @@ class FreeLB(FineTuningMethod):
             perturbation.mul_(token_mask(batch)).requires_grad_(t < self.n_passes - 1)
             masks = extra_pass() if self._replay is None else self._replay.again()
             with masks, perturbed_embeddings(model, perturbation):
-                loss = task_outputs(model, batch).loss / self.n_passes
+                loss = task_loss(task_outputs(model, batch)) / self.n_passes
         return earlier.joined_to(loss)
 
     def finalize(self, model: nn.Module) -> None:

@@ -31,6 +31,7 @@ import torch
 from torch import nn
 
 from finetune_reg.building_blocks.parameter_groups import named_backbone_parameters, named_head_parameters
+from finetune_reg.building_blocks.pretrained_model import task_loss
 from finetune_reg.hyperparameters.ranges import NonNegative
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
@@ -75,7 +76,7 @@ class L2SP(FineTuningMethod):
                 torch.sub(parameter, self._pretrained[name], out=self._deviation[name])
             toward_pretrained = self.pretrained_strength / 2 * squared_distance(self._deviation)
             toward_zero = self.head_strength / 2 * squared_distance(dict(named_head_parameters(model)))
-        return outputs.loss + (toward_pretrained + toward_zero)
+        return task_loss(outputs) + (toward_pretrained + toward_zero)
 
     @torch.no_grad()
     def after_backward(self, model: nn.Module) -> None:
