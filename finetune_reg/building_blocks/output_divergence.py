@@ -4,17 +4,22 @@ r"""How far apart two outputs of a model are: the quantity that smoothness and c
     regression:      l(p, q) = (p - q)^2
 
 All functions work in float32 at least and return a scalar. `reduction` is over the batch: `"mean"` or `"sum"`.
+
+Divergences are between decisions, one row of logits each: `compared_logits` takes them from a model's outputs. A
+sequence classifier makes one decision per example, multiple choice one among its choices, a head over tokens one per
+labelled token, and question answering two per example, where the answer starts and where it ends.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from finetune_reg.building_blocks.pretrained_model import config_of
+from finetune_reg.building_blocks.pretrained_model import config_of, name_of, refuse_tuples
 from finetune_reg.errors import InputError
 
 Reduction = Literal["mean", "sum"]
@@ -40,7 +45,7 @@ def symmetric_kl(
     if detach_targets:
         difference = difference.detach()
     total = (difference * (log_p - log_q)).sum()
-    return total / len(first_logits) if reduction == "mean" else total
+    return total / max(len(first_logits), 1) if reduction == "mean" else total
 
 
 def squared_error(first: torch.Tensor, second: torch.Tensor, reduction: Reduction = "mean") -> torch.Tensor:
@@ -67,14 +72,59 @@ def stable_kl(logits: torch.Tensor, target_logits: torch.Tensor, guard: float = 
 def is_regression(model: nn.Module) -> bool:
     """Return whether the model predicts numbers rather than classes, by the rule of transformers.
 
+    Multiple choice is between classes whatever `num_labels` says, which its heads do not read.
+
     Raises:
-        InputError: several labels at once, whose outputs are no softmax.
+        InputError: several labels at once, whose outputs are no softmax; or a model that returns tuples.
     """
+    refuse_tuples(model)
     config = config_of(model)
     problem_type = getattr(config, "problem_type", None)
     if problem_type == "multi_label_classification":
         raise InputError("Outputs of a multi-label model cannot be compared: use single-label data or a regression.")
-    return config.num_labels == 1 if problem_type is None else problem_type == "regression"
+    if problem_type is None:
+        return config.num_labels == 1 and not name_of(model).endswith("ForMultipleChoice")
+    return problem_type == "regression"
+
+
+def compared_logits(model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor:
+    """Return the decisions of a pass, shape (decisions, classes), for `output_divergence`.
+
+    Padding makes no decision: with it or without, the rows are the same. Those of a head over tokens are the tokens
+    with a label, which is not -100, or without labels in the batch all but padding; a causal language model decides at
+    the token before the labelled one. Logits of shape (batch, classes) are returned as they are.
+
+    Args:
+        outputs: with `logits`, or the `start_logits` and `end_logits` of question answering, shape (batch, length).
+
+    Raises:
+        InputError: other outputs.
+    """
+    if getattr(outputs, "start_logits", None) is not None and getattr(outputs, "end_logits", None) is not None:
+        both = torch.stack([outputs.start_logits, outputs.end_logits])
+        tokens = batch.get("attention_mask")
+        if tokens is not None:
+            both = both.masked_fill(~tokens.bool(), torch.finfo(both.dtype).min)
+        return both.flatten(0, 1)
+    logits = getattr(outputs, "logits", None)
+    if not isinstance(logits, torch.Tensor):
+        raise InputError(
+            f"Outputs of {name_of(model)} cannot be compared, because its {type(outputs).__name__} has no logits: use "
+            "a model with a head for classification, regression, tokens or question answering."
+        )
+    if logits.ndim < 3:
+        return logits
+    labels = batch.get("labels")
+    if labels is not None and name_of(model).endswith(("ForCausalLM", "LMHeadModel")):
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    decides = labels != -100 if labels is not None else batch.get("attention_mask", torch.ones_like(logits[..., 0]))
+    if logits.ndim > 3 or decides.shape != logits.shape[:2]:
+        raise InputError(
+            f"Outputs of {name_of(model)} cannot be compared, because logits of shape {tuple(logits.shape)} do not "
+            f"belong to labels or tokens of shape {tuple(decides.shape)}: use a model with one row of logits per "
+            "example or token."
+        )
+    return logits[decides.bool()]
 
 
 def output_divergence(

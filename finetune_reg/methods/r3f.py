@@ -39,7 +39,8 @@ from finetune_reg.building_blocks.embedding_perturbation import (
     perturbed_embeddings,
     refuse_unfit_embeddings,
 )
-from finetune_reg.building_blocks.output_divergence import is_regression, output_divergence
+from finetune_reg.building_blocks.output_divergence import compared_logits, is_regression, output_divergence
+from finetune_reg.building_blocks.pretrained_model import task_loss
 from finetune_reg.building_blocks.random_replay import RandomReplay, extra_pass
 from finetune_reg.building_blocks.task_outputs import task_outputs
 from finetune_reg.hyperparameters.ranges import NonNegative
@@ -105,13 +106,15 @@ class R3F(FineTuningMethod):
 
     def training_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor:
         """Return the task loss and the weighted divergence of the clean and a noised pass."""
+        loss = task_loss(outputs)
         if self.strength == 0 or (is_regression(model) and not self.regression_term):
-            return outputs.loss
+            return loss
         noise = draw_noise(input_embeddings(model, batch), self.noise_scale, self.noise)
         masks = extra_pass() if self._replay is None else self._replay.again()
         with masks, perturbed_embeddings(model, noise, detach=self.detach_embeddings):
-            noised_logits = task_outputs(model, batch).logits
-        return outputs.loss + self.strength * output_divergence(model, outputs.logits, noised_logits)
+            noised = task_outputs(model, batch)
+        clean_logits, noised_logits = (compared_logits(model, batch, each) for each in (outputs, noised))
+        return loss + self.strength * output_divergence(model, clean_logits, noised_logits)
 
     def finalize(self, model: nn.Module) -> None:
         """Stop watching."""

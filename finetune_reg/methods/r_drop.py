@@ -32,7 +32,14 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from finetune_reg.building_blocks.output_divergence import Reduction, is_regression, squared_error, symmetric_kl
+from finetune_reg.building_blocks.output_divergence import (
+    Reduction,
+    compared_logits,
+    is_regression,
+    squared_error,
+    symmetric_kl,
+)
+from finetune_reg.building_blocks.pretrained_model import task_loss
 from finetune_reg.building_blocks.random_replay import extra_pass
 from finetune_reg.building_blocks.task_outputs import task_outputs
 from finetune_reg.errors import unknown_name
@@ -106,15 +113,16 @@ class RDrop(FineTuningMethod):
 
     def training_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor:
         """Return the weighted task losses of both passes and their weighted consistency."""
-        loss = self.first_loss_weight * outputs.loss
+        loss = self.first_loss_weight * task_loss(outputs)
         if not self._needs_second_pass:
             return loss
         with extra_pass():
             second = task_outputs(model, batch)
         if self.second_loss_weight > 0:
-            loss = loss + self.second_loss_weight * second.loss
+            loss = loss + self.second_loss_weight * task_loss(second)
         if self.strength > 0:
-            loss = loss + self.strength * consistency(model, outputs.logits, second.logits, self.kl_reduction)
+            first_logits, second_logits = (compared_logits(model, batch, each) for each in (outputs, second))
+            loss = loss + self.strength * consistency(model, first_logits, second_logits, self.kl_reduction)
         return loss
 
     @property

@@ -53,7 +53,13 @@ from finetune_reg.building_blocks.embedding_perturbation import (
     token_mask,
 )
 from finetune_reg.building_blocks.module_surgery import in_mode
-from finetune_reg.building_blocks.output_divergence import is_regression, output_divergence, stable_kl
+from finetune_reg.building_blocks.output_divergence import (
+    compared_logits,
+    is_regression,
+    output_divergence,
+    stable_kl,
+)
+from finetune_reg.building_blocks.pretrained_model import task_loss
 from finetune_reg.building_blocks.random_replay import RandomReplay, extra_pass
 from finetune_reg.building_blocks.task_outputs import TaskPassModule, task_outputs
 from finetune_reg.hyperparameters.ranges import Count, NonNegative, Probability
@@ -173,7 +179,7 @@ class SMART(FineTuningMethod):
 
     def training_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor:
         """Return the task loss, the weighted smoothness term and the weighted proximal term."""
-        loss = outputs.loss
+        loss = task_loss(outputs)
         if self.smoothness_strength == 0 and self.proximal_strength == 0:
             return loss
         clean = self.clean_logits(model, batch, outputs)
@@ -202,9 +208,9 @@ class SMART(FineTuningMethod):
     def clean_logits(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor:
         """Return the clean side of both terms: the main pass, or a pass without dropout, with gradient."""
         if self.dropout != "off":
-            return outputs.logits
+            return compared_logits(model, batch, outputs)
         with in_mode(model, training=False):
-            return task_outputs(model, batch).logits
+            return compared_logits(model, batch, task_outputs(model, batch))
 
     def adversarial_perturbation(
         self, model: nn.Module, batch: Mapping[str, torch.Tensor], clean_logits: torch.Tensor
@@ -249,13 +255,15 @@ class SMART(FineTuningMethod):
         """Return the teacher's output, shape (batch, labels): the model without dropout, with the averaged weights."""
         with in_mode(model, training=False):
             teacher = {f"model.{name}": weight for name, weight in self._teacher.items()}
-            return torch.func.functional_call(TaskPassModule(model), teacher, (batch,)).logits
+            outputs = torch.func.functional_call(TaskPassModule(model), teacher, (batch,))
+        return compared_logits(model, batch, outputs)
 
     def _perturbed_logits(
         self, model: nn.Module, batch: Mapping[str, torch.Tensor], perturbation: torch.Tensor
     ) -> torch.Tensor:
         with self._masks(model), perturbed_embeddings(model, perturbation):
-            return task_outputs(model, batch).logits
+            outputs = task_outputs(model, batch)
+        return compared_logits(model, batch, outputs)
 
     def _masks(self, model: nn.Module) -> AbstractContextManager:
         if self.dropout == "off":

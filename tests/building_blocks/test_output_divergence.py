@@ -24,7 +24,9 @@ def logits(*probabilities: float, dtype=torch.float64) -> torch.Tensor:
 
 
 def model(num_labels=2, problem_type=None):
-    return SimpleNamespace(config=SimpleNamespace(num_labels=num_labels, problem_type=problem_type))
+    module = torch.nn.Module()
+    module.config = SimpleNamespace(num_labels=num_labels, problem_type=problem_type)
+    return module
 
 
 @pytest.mark.parametrize(

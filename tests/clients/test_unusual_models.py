@@ -1,0 +1,129 @@
+"""Each method on each model that is not a text classifier of one stack: it works, or one sentence refuses it."""
+
+from __future__ import annotations
+
+import re
+from copy import deepcopy
+
+import pytest
+import torch
+from method_settings import METHOD_SETTINGS
+from tiny_encoders import batches, tiny_dataset, tiny_encoder
+from torch.nn.utils import clip_grad_norm_
+from training_hosts import context, largest_difference, method_trainer, train_in_loop, weights
+from unusual_models import UNUSUAL
+
+from finetune_reg.building_blocks.embedding_perturbation import input_embeddings, perturbed_embeddings
+from finetune_reg.errors import InputError
+from finetune_reg.methods import METHODS, R3F, RDrop, Vanilla
+
+NO_BACKBONE = "does not separate a pretrained backbone"
+NO_TABLE = "has no table of word embeddings"
+NO_INPUT_IDS = "has no input_ids, whose word embeddings are to be moved"
+NO_RATES = "GaussianDropout needs a dropout module at"
+NO_LOSS = "have no loss: give it labels"
+FREE_OF_BACKBONES = ("vanilla", "child_tuning_f", "r_drop", "smart", "r3f", "freelb")
+MOVING = ("smart", "r3f", "freelb")
+REFUSED = {
+    "images": {**dict.fromkeys(MOVING, NO_TABLE), "gaussian_dropout": NO_RATES},
+    "plain": {
+        **{name: NO_BACKBONE for name in METHODS if name not in FREE_OF_BACKBONES},
+        **dict.fromkeys(MOVING, NO_TABLE),
+        "r_drop": "has no config",
+    },
+    "tuples": dict.fromkeys(METHODS, NO_LOSS) | dict.fromkeys(("smart", "r3f", "r_drop"), "returns tuples"),
+    "inputs_embeds": dict.fromkeys(MOVING, NO_INPUT_IDS),
+    "t5": {"gaussian_dropout": NO_RATES},
+    "bart": {"gaussian_dropout": NO_RATES},
+    "big_bird": {},
+}
+REFUSED["dictionary"] = dict.fromkeys(("vanilla", "child_tuning_f"), NO_LOSS) | REFUSED["plain"]
+
+
+def three_updates(model, method, dataset) -> None:
+    """The six calls, by hand: the loop's own checks are not there."""
+    model.train()
+    run_context = context(dataset)
+    try:
+        method.setup(model, run_context)
+        torch.manual_seed(0)
+        optimizer = method.create_optimizer(model, run_context)
+        for batch in batches(dataset, 8):
+            method.training_loss(model, batch, model(**batch)).backward()
+            method.after_backward(model)
+            clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            method.after_step(model, optimizer)
+            optimizer.zero_grad()
+    finally:
+        method.finalize(model)
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+@pytest.mark.parametrize("name", METHODS)
+def test_it_works_or_one_sentence_refuses_it(name, kind):
+    model, dataset = UNUSUAL[kind]()
+    before, classes = weights(model), [type(module) for module in model.modules()]
+    sentence = REFUSED[kind].get(name)
+    if sentence is None:
+        three_updates(model, METHOD_SETTINGS[name].active(), dataset)
+        assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+        assert largest_difference(before, weights(model)) > 0.0
+    else:
+        with pytest.raises(InputError, match=re.escape(sentence)) as refusal:
+            three_updates(model, METHOD_SETTINGS[name].active(), dataset)
+        assert "\n" not in str(refusal.value)
+        assert str(refusal.value).endswith(".")
+    assert [type(module) for module in model.modules()] == classes
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_the_encoder_reads_the_moved_embeddings_of_two_stacks(kind):
+    model, dataset = UNUSUAL[kind]()
+    model.eval()
+    batch = batches(dataset, 4)[0]
+    words = input_embeddings(model, batch)
+    noise = torch.randn_like(words)
+    with perturbed_embeddings(model, noise):
+        moved = model(**batch).logits
+    assert (moved - model(**batch).logits).abs().max() > 1e-5
+    heard = model.get_encoder()(inputs_embeds=words + noise, attention_mask=batch["attention_mask"])
+    again = model(**batch, encoder_outputs=heard).logits
+    torch.testing.assert_close(moved, again)
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_r3f_is_not_vanilla_on_two_stacks(kind):
+    model, dataset = UNUSUAL[kind]()
+    ours, plain = deepcopy(model), deepcopy(model)
+    three_updates(ours, R3F(1.0, noise_scale=0.1, dropout="shared"), dataset)
+    three_updates(plain, Vanilla(), dataset)
+    assert largest_difference(weights(ours), weights(plain)) > 1e-5
+
+
+def test_padding_that_the_model_appends_stays_put():
+    model, dataset = UNUSUAL["big_bird"]()
+    model.eval()
+    batch = batches(dataset, 2)[0]
+    with perturbed_embeddings(model, torch.zeros_like(input_embeddings(model, batch))):
+        moved = model(**batch).logits
+    assert torch.equal(moved, model(**batch).logits)
+
+
+def test_a_pass_that_looks_nothing_up_is_refused():
+    model, dataset = tiny_encoder("bert"), tiny_dataset()
+    batch = batches(dataset, 4)[0]
+    noise = torch.zeros_like(input_embeddings(model, batch))
+    words = model.bert.embeddings.word_embeddings.weight[batch["input_ids"]].detach()
+    with pytest.raises(InputError, match="did not look them up"), perturbed_embeddings(model, noise):
+        model(inputs_embeds=words)
+
+
+def test_both_hosts_refuse_tuples_before_they_begin(tmp_path):
+    model, dataset = tiny_encoder("bert", return_dict=False), tiny_dataset()
+    for start in (
+        lambda: train_in_loop(model, RDrop(), dataset),
+        lambda: method_trainer(model, RDrop(), dataset, tmp_path).train(),
+    ):
+        with pytest.raises(InputError, match=r"set config\.return_dict=True"):
+            start()

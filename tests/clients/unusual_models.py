@@ -1,0 +1,121 @@
+"""Models and data that are not a text encoder's with a classifier, small enough to train in milliseconds."""
+
+from __future__ import annotations
+
+import torch
+from tiny_encoders import VOCABULARY, tiny_dataset, tiny_encoder
+from torch import nn
+from transformers import (
+    BartConfig,
+    BartForSequenceClassification,
+    BigBirdConfig,
+    BigBirdForSequenceClassification,
+    T5Config,
+    T5ForSequenceClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+Data = list[dict[str, torch.Tensor]]
+SEQUENCE_TO_SEQUENCE_END = 1
+
+
+class PlainClassifier(nn.Module):
+    """A network that is not of transformers; answers with an object or with a dictionary."""
+
+    def __init__(self, returns_object: bool = True) -> None:
+        super().__init__()
+        self.table, self.classifier = nn.Embedding(VOCABULARY, 8), nn.Linear(8, 2)
+        self.returns_object = returns_object
+
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        logits = self.classifier(self.table(input_ids).mean(1))
+        loss = nn.functional.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits) if self.returns_object else {"loss": loss}
+
+
+def vision_transformer() -> tuple[nn.Module, Data]:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    model = ViTForImageClassification(ViTConfig(**sizes, image_size=8, patch_size=4))
+    return model, [{"pixel_values": torch.randn(3, 8, 8), "labels": torch.tensor(i % 2)} for i in range(24)]
+
+
+def embedded_inputs() -> tuple[nn.Module, Data]:
+    model = tiny_encoder("bert")
+    table = model.get_input_embeddings().weight.detach().clone()
+    return model, [{"inputs_embeds": table[example.pop("input_ids")], **example} for example in tiny_dataset()]
+
+
+def ended(dataset: Data) -> Data:
+    """The data with an end token at the end, which classifiers of two stacks read."""
+    for example in dataset:
+        example["input_ids"][-1] = SEQUENCE_TO_SEQUENCE_END
+    return dataset
+
+
+def t5() -> tuple[nn.Module, Data]:
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=VOCABULARY,
+        d_model=16,
+        d_kv=8,
+        d_ff=32,
+        num_layers=2,
+        num_heads=2,
+        num_labels=2,
+        eos_token_id=SEQUENCE_TO_SEQUENCE_END,
+        pad_token_id=0,
+        decoder_start_token_id=0,
+    )
+    return T5ForSequenceClassification(config), ended(tiny_dataset())
+
+
+def bart() -> tuple[nn.Module, Data]:
+    torch.manual_seed(0)
+    stacks = {
+        f"{stack}_{name}": size
+        for stack in ("encoder", "decoder")
+        for name, size in (("layers", 2), ("attention_heads", 2), ("ffn_dim", 32))
+    }
+    tokens = {
+        f"{name}_token_id": SEQUENCE_TO_SEQUENCE_END for name in ("eos", "bos", "decoder_start", "forced_eos")
+    } | {"pad_token_id": 0}
+    config = BartConfig(vocab_size=VOCABULARY, d_model=16, max_position_embeddings=24, num_labels=2, **stacks, **tokens)
+    return BartForSequenceClassification(config), ended(tiny_dataset())
+
+
+def big_bird(length: int = 62, attention_type: str = "block_sparse") -> tuple[nn.Module, Data]:
+    """Blocks of four tokens, so that inputs of more than 52 are long; they are padded to a multiple of four."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = BigBirdConfig(
+        vocab_size=VOCABULARY,
+        max_position_embeddings=128,
+        block_size=4,
+        num_random_blocks=1,
+        attention_type=attention_type,
+        **sizes,
+    )
+    examples = [
+        {
+            "input_ids": torch.randint(5, VOCABULARY, (length,)),
+            "attention_mask": torch.ones(length, dtype=torch.long),
+            "labels": torch.tensor(i % 2),
+        }
+        for i in range(24)
+    ]
+    return BigBirdForSequenceClassification(config), examples
+
+
+UNUSUAL = {
+    "images": vision_transformer,
+    "plain": lambda: (PlainClassifier(), tiny_dataset()),
+    "dictionary": lambda: (PlainClassifier(returns_object=False), tiny_dataset()),
+    "tuples": lambda: (tiny_encoder("bert", return_dict=False), tiny_dataset()),
+    "inputs_embeds": embedded_inputs,
+    "t5": t5,
+    "bart": bart,
+    "big_bird": big_bird,
+}
