@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from finetune_reg.building_blocks.parameter_groups import backbone, transformer_blocks
+from finetune_reg.building_blocks.pretrained_model import name_of, unwrapped
 from finetune_reg.errors import InputError
 
 SUB_LAYERS = ("attention_probabilities", "attention_output", "feed_forward_output")
@@ -69,14 +70,14 @@ def dropout_sites(model: nn.Module) -> list[DropoutSite]:
     found = _embeddings_site(model, blocks)
     for i, block in enumerate(blocks):
         found += [(f"layer.{i}.{name}", holders, parameters) for name, holders, parameters in _block_sites(block)]
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    names = {id(parameter): name for name, parameter in unwrapped(model).named_parameters()}
     sites = [
         DropoutSite(position, tuple(holders), {names[id(parameter)]: parameter for parameter in parameters})
         for position, holders, parameters in found
         if holders
     ]
     if not sites:
-        raise InputError(f"{type(model).__name__} has no dropout module in its backbone: there is no rate to set.")
+        raise InputError(f"{name_of(model)} has no dropout module in its backbone: there is no rate to set.")
     return sites
 
 

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from torch import nn
 
 from finetune_reg.building_blocks.parameter_groups import backbone
+from finetune_reg.building_blocks.pretrained_model import name_of, unwrapped
 from finetune_reg.errors import InputError
 
 
@@ -35,6 +36,7 @@ def replace_linears(
         InputError: nothing was selected, a selected layer was already replaced by another method, or the attention has
             weights outside of layers.
     """
+    model = unwrapped(model)
     refuse_loose_attention(model, method)
     replacements: dict[int, nn.Linear] = {}
     names = []
@@ -55,7 +57,7 @@ def replace_linears(
             names.append(name)
     if not names:
         raise InputError(
-            f"{method} found no nn.Linear to replace in {type(model).__name__}: it works on encoders built "
+            f"{method} found no nn.Linear to replace in {name_of(model)}: it works on encoders built "
             "from nn.Linear, and only before another method has replaced the layers."
         )
     return names
@@ -72,12 +74,12 @@ def refuse_loose_attention(model: nn.Module, user: str) -> None:
     Raises:
         InputError: it is such a model.
     """
-    for name, module in model.named_modules():
+    for name, module in unwrapped(model).named_modules():
         if "attention" not in type(module).__name__.lower() or isinstance(module, nn.Linear):
             continue
         if loose := [key for key, weight in module.named_parameters(recurse=False) if weight.ndim > 1]:
             raise InputError(
-                f"{user} cannot use {type(model).__name__}, whose attention keeps weights outside of layers "
+                f"{user} cannot use {name_of(model)}, whose attention keeps weights outside of layers "
                 f"({name}.{loose[0]}): choose an encoder such as BERT, RoBERTa or DeBERTa."
             )
 
@@ -120,7 +122,7 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
 def backbone_module_names(model: nn.Module) -> set[str]:
     """Return the names in `model` of all modules inside the pretrained backbone."""
     inside = {id(module) for module in backbone(model).modules()}
-    return {name for name, module in model.named_modules() if id(module) in inside}
+    return {name for name, module in unwrapped(model).named_modules() if id(module) in inside}
 
 
 def feed_forward_expansion_names(model: nn.Module) -> set[str]:
@@ -128,7 +130,7 @@ def feed_forward_expansion_names(model: nn.Module) -> set[str]:
 
     Only what stands in a list of modules counts: ELECTRA and ALBERT widen their embeddings before their lists.
     """
-    modules = dict(model.named_modules())
+    modules = dict(unwrapped(model).named_modules())
     stacks = tuple(f"{name}." for name, module in modules.items() if isinstance(module, nn.ModuleList))
     attention = tuple(f"{name}." for name, module in modules.items() if "attention" in type(module).__name__.lower())
     return {

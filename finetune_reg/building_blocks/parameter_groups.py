@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.pretrained_model import name_of, unwrapped
 from finetune_reg.errors import InputError
 
 
@@ -36,17 +37,18 @@ def backbone(model: nn.Module) -> nn.Module:
     Raises:
         InputError: the model has no part that transformers calls its base model.
     """
+    model = unwrapped(model)
     base = getattr(model, "base_model", model)
     if base is model:
         raise InputError(
-            f"{type(model).__name__} does not separate a pretrained backbone from a task head: "
+            f"{name_of(model)} does not separate a pretrained backbone from a task head: "
             "load it with AutoModelForSequenceClassification."
         )
     return base
 
 
 def named_backbone_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield the trainable parameters of the pretrained backbone, with their names in `model`."""
+    """Yield the trainable parameters of the pretrained backbone, with their names in the unwrapped model."""
     return _named_trainable(model, in_backbone=True)
 
 
@@ -68,9 +70,7 @@ def transformer_blocks(model: nn.Module) -> nn.ModuleList:
             return stacks[0]
         if stacks:
             break
-    raise InputError(
-        f"{type(model).__name__} has no list of transformer blocks: use an encoder that stacks its layers."
-    )
+    raise InputError(f"{name_of(model)} has no list of transformer blocks: use an encoder that stacks its layers.")
 
 
 def parameters_by_depth(model: nn.Module) -> list[list[nn.Parameter]]:
@@ -107,6 +107,6 @@ def parameters_by_depth(model: nn.Module) -> list[list[nn.Parameter]]:
 
 def _named_trainable(model: nn.Module, in_backbone: bool) -> Iterator[tuple[str, nn.Parameter]]:
     pretrained = {id(parameter) for parameter in backbone(model).parameters()}
-    for name, parameter in model.named_parameters():
+    for name, parameter in unwrapped(model).named_parameters():
         if parameter.requires_grad and (id(parameter) in pretrained) == in_backbone:
             yield name, parameter

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from finetune_reg.building_blocks.parameter_groups import backbone
+from finetune_reg.building_blocks.pretrained_model import name_of
 from finetune_reg.errors import InputError
 
 GRADIENT_SCALE = 1e3
@@ -28,7 +29,7 @@ def linear_weights(model: nn.Module, method: str) -> list[torch.Tensor]:
     """
     if not any(isinstance(module, nn.Linear) for module in backbone(model).modules()):
         raise InputError(
-            f"{method} found no nn.Linear in the backbone of {type(model).__name__}: it works on encoders built from "
+            f"{method} found no nn.Linear in the backbone of {name_of(model)}: it works on encoders built from "
             "nn.Linear."
         )
     linears = (module for module in model.modules() if isinstance(module, nn.Linear))

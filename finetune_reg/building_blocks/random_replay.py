@@ -13,7 +13,7 @@ from contextvars import ContextVar
 import torch
 from torch import nn
 
-from finetune_reg.building_blocks.pretrained_model import device_of
+from finetune_reg.building_blocks.pretrained_model import device_of, unwrapped
 from finetune_reg.errors import InputError
 
 _in_extra_pass: ContextVar[bool] = ContextVar("in_extra_pass", default=False)
@@ -69,7 +69,7 @@ class RandomReplay:
 
     def __init__(self, model: nn.Module, undo: ExitStack) -> None:
         self._state: RandomState | None = None
-        undo.callback(model.register_forward_pre_hook(self._remember).remove)
+        undo.callback(unwrapped(model).register_forward_pre_hook(self._remember).remove)
 
     @contextmanager
     def again(self) -> Iterator[None]:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from finetune_reg.building_blocks.module_surgery import in_mode
-from finetune_reg.building_blocks.pretrained_model import device_of
+from finetune_reg.building_blocks.pretrained_model import device_of, unwrapped
 from finetune_reg.building_blocks.random_replay import RandomState
 
 TaskPass = Callable[[nn.Module, Mapping[str, torch.Tensor]], Any]
@@ -32,8 +32,8 @@ _task_pass: ContextVar[TaskPass] = ContextVar("task_pass", default=_model_itself
 
 
 def task_outputs(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> Any:
-    """Run the model on a batch and return its outputs, whose `loss` is the task's loss."""
-    return _task_pass.get()(model, batch)
+    """Run the model, without what it is wrapped in, on a batch; return its outputs, whose `loss` is the task's loss."""
+    return _task_pass.get()(unwrapped(model), batch)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ from torch import nn
 from finetune_reg.building_blocks.fisher_information import fisher_information
 from finetune_reg.building_blocks.module_surgery import in_mode
 from finetune_reg.building_blocks.parameter_groups import learning_rates, transformer_blocks
-from finetune_reg.building_blocks.pretrained_model import device_of
+from finetune_reg.building_blocks.pretrained_model import device_of, unwrapped
 from finetune_reg.building_blocks.random_replay import extra_pass, random_state_kept
 from finetune_reg.hyperparameters.ranges import Fraction
 from finetune_reg.method import FineTuningMethod, TrainingContext
@@ -104,6 +104,7 @@ class ChildTuningD(FineTuningMethod):
         """Measure the Fisher information and choose the child network."""
         if self.keep_fraction == 1.0:
             return
+        model = unwrapped(model)
         in_blocks = {id(parameter) for parameter in transformer_blocks(model).parameters()}
         measured = {n: p for n, p in model.named_parameters() if id(p) in in_blocks and p.requires_grad}
         released = self.fisher == "clipped_batches"
@@ -154,7 +155,7 @@ class ChildTuningD(FineTuningMethod):
                 parameter.grad.mul_(mask.view(torch.uint8))
 
     def _masked_parameters(self, model: nn.Module) -> Iterator[tuple[nn.Parameter, torch.Tensor]]:
-        return ((p, self._masks[name]) for name, p in model.named_parameters() if name in self._masks)
+        return ((p, self._masks[name]) for name, p in unwrapped(model).named_parameters() if name in self._masks)
 
 
 def _batches(context: TrainingContext, shuffled: bool) -> Iterator[Mapping[str, torch.Tensor]]:

@@ -60,6 +60,7 @@ from finetune_reg.building_blocks.parameter_selection import (
     stage_of,
     zeros_for_squares,
 )
+from finetune_reg.building_blocks.pretrained_model import unwrapped
 from finetune_reg.hyperparameters.ranges import Fraction
 from finetune_reg.method import FineTuningMethod, TrainingContext
 from finetune_reg.methods.mixout import mixout
@@ -206,6 +207,7 @@ class DPSMix(FineTuningMethod):
             self._layers.append(SelectiveMixLinear(linear, self.keep_fraction, self.rescale_gradient))
             return self._layers[-1]
 
+        model = unwrapped(model)
         inside = backbone_module_names(model)
         replace_linears(model, lambda name: name in inside, build, self._undo, method="DPSMix")
         if any(isinstance(module, nn.Linear) for name, module in model.named_modules() if name not in inside):

@@ -46,7 +46,7 @@ from finetune_reg.building_blocks.embedding_perturbation import (
     token_mask,
 )
 from finetune_reg.building_blocks.precomputed_gradient import GradientSum
-from finetune_reg.building_blocks.pretrained_model import task_loss
+from finetune_reg.building_blocks.pretrained_model import task_loss, unwrapped
 from finetune_reg.building_blocks.random_replay import RandomReplay, extra_pass, in_main_pass
 from finetune_reg.building_blocks.task_outputs import task_outputs
 from finetune_reg.errors import InputError
@@ -136,6 +136,7 @@ class FreeLB(FineTuningMethod):
         if self.n_passes > 1 and self.dropout == "shared":
             self._replay = RandomReplay(model, self._undo)
         # Drawn first: a replay, of this or another method, must begin after the start has been drawn.
+        model = unwrapped(model)
         begin = model.register_forward_pre_hook(self._begin_main_pass, prepend=True, with_kwargs=True)
         end = model.register_forward_hook(self._end_main_pass, always_call=True)
         self._undo.callback(begin.remove)

@@ -48,6 +48,7 @@ import torch
 from torch import nn
 
 from finetune_reg.building_blocks.dropout_sites import SUB_LAYERS, DropoutSite, dropout_sites, dropout_variance
+from finetune_reg.building_blocks.pretrained_model import name_of
 from finetune_reg.errors import InputError
 from finetune_reg.hyperparameters.ranges import DropoutRate
 from finetune_reg.method import FineTuningMethod, TrainingContext
@@ -135,7 +136,7 @@ class GuidedDropout(FineTuningMethod):
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
         """Set the dropout rates of the backbone."""
         sites = dropout_sites(model)
-        rates = self.assign_rates(self._scores_of(sites, type(model).__name__), context.seed)
+        rates = self.assign_rates(self._scores_of(sites, name_of(model)), context.seed)
         for site in sites:
             site.set_rate(rates[site.position], self._undo)
 

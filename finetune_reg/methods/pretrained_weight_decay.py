@@ -31,6 +31,7 @@ from finetune_reg.building_blocks.parameter_groups import (
     named_backbone_parameters,
     named_head_parameters,
 )
+from finetune_reg.building_blocks.pretrained_model import unwrapped
 from finetune_reg.hyperparameters.ranges import NonNegative
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
@@ -80,7 +81,7 @@ class PretrainedWeightDecay(FineTuningMethod):
     def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Pull each weight by its own learning rate times the strength."""
         rates = learning_rates(optimizer)
-        for name, parameter in model.named_parameters():
+        for name, parameter in unwrapped(model).named_parameters():
             if name in self._pretrained:
                 pull_toward(parameter, self._pretrained[name], rates[id(parameter)], self.strength, out=parameter)
 

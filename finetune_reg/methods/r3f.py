@@ -40,7 +40,7 @@ from finetune_reg.building_blocks.embedding_perturbation import (
     refuse_unfit_embeddings,
 )
 from finetune_reg.building_blocks.output_divergence import compared_logits, is_regression, output_divergence
-from finetune_reg.building_blocks.pretrained_model import task_loss
+from finetune_reg.building_blocks.pretrained_model import task_loss, unwrapped
 from finetune_reg.building_blocks.random_replay import RandomReplay, extra_pass
 from finetune_reg.building_blocks.task_outputs import task_outputs
 from finetune_reg.hyperparameters.ranges import NonNegative
@@ -106,7 +106,7 @@ class R3F(FineTuningMethod):
 
     def training_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor:
         """Return the task loss and the weighted divergence of the clean and a noised pass."""
-        loss = task_loss(outputs)
+        loss, model = task_loss(outputs), unwrapped(model)
         if self.strength == 0 or (is_regression(model) and not self.regression_term):
             return loss
         noise = draw_noise(input_embeddings(model, batch), self.noise_scale, self.noise)

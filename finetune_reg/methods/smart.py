@@ -59,7 +59,7 @@ from finetune_reg.building_blocks.output_divergence import (
     output_divergence,
     stable_kl,
 )
-from finetune_reg.building_blocks.pretrained_model import task_loss
+from finetune_reg.building_blocks.pretrained_model import task_loss, unwrapped
 from finetune_reg.building_blocks.random_replay import RandomReplay, extra_pass
 from finetune_reg.building_blocks.task_outputs import TaskPassModule, task_outputs
 from finetune_reg.hyperparameters.ranges import Count, NonNegative, Probability
@@ -174,12 +174,12 @@ class SMART(FineTuningMethod):
         if self.smoothness_strength > 0 and self.dropout == "shared":
             self._replay = RandomReplay(model, self._undo)
         if self.proximal_strength > 0:
-            self._teacher = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+            self._teacher = {name: weight.detach().clone() for name, weight in unwrapped(model).named_parameters()}
             self._early_updates = EARLY_FRACTION * context.n_updates
 
     def training_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor:
         """Return the task loss, the weighted smoothness term and the weighted proximal term."""
-        loss = task_loss(outputs)
+        loss, model = task_loss(outputs), unwrapped(model)
         if self.smoothness_strength == 0 and self.proximal_strength == 0:
             return loss
         clean = self.clean_logits(model, batch, outputs)
@@ -197,7 +197,7 @@ class SMART(FineTuningMethod):
             self._update += 1
             early = self._update <= self._early_updates
             momentum = self.teacher_momentum if early else self.late_teacher_momentum
-            move_average(self._teacher, dict(model.named_parameters()), momentum)
+            move_average(self._teacher, dict(unwrapped(model).named_parameters()), momentum)
 
     def finalize(self, model: nn.Module) -> None:
         """Drop the teacher and stop watching."""

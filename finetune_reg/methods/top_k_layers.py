@@ -29,6 +29,7 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from finetune_reg.building_blocks.parameter_groups import parameters_by_depth
+from finetune_reg.building_blocks.pretrained_model import name_of
 from finetune_reg.errors import InputError
 from finetune_reg.hyperparameters.ranges import CountOrZero
 from finetune_reg.method import FineTuningMethod, TrainingContext
@@ -58,7 +59,7 @@ class TopKLayers(FineTuningMethod):
         n_blocks = len(levels) - 2
         if self.n_layers > n_blocks:
             raise InputError(
-                f"TopKLayers needs n_layers of at most {n_blocks}, the blocks of this {type(model).__name__}, "
+                f"TopKLayers needs n_layers of at most {n_blocks}, the blocks of this {name_of(model)}, "
                 f"not {self.n_layers}."
             )
         for level in levels[: n_blocks - self.n_layers + 1]:

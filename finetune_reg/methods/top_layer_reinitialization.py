@@ -31,6 +31,7 @@ import torch
 from torch import nn
 
 from finetune_reg.building_blocks.parameter_groups import backbone, transformer_blocks
+from finetune_reg.building_blocks.pretrained_model import name_of
 from finetune_reg.errors import InputError
 from finetune_reg.hyperparameters.ranges import CountOrZero, NonNegative
 from finetune_reg.method import FineTuningMethod, TrainingContext
@@ -92,14 +93,14 @@ class TopLayerReinitialization(FineTuningMethod):
         if self.n_layers > len(blocks):
             raise InputError(
                 f"TopLayerReinitialization needs n_layers of at most {len(blocks)}, the blocks of this "
-                f"{type(model).__name__}, not {self.n_layers}."
+                f"{name_of(model)}, not {self.n_layers}."
             )
         chosen = list(blocks)[len(blocks) - self.n_layers :]
         if self.reinitialize_pooler:
             chosen += pooler_layers(model)
         if not chosen:
             raise InputError(
-                f"TopLayerReinitialization finds no pooler in the backbone of {type(model).__name__}: set n_layers."
+                f"TopLayerReinitialization finds no pooler in the backbone of {name_of(model)}: set n_layers."
             )
         generator = torch.Generator().manual_seed(context.seed)
         for module in chosen:
