@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,19 +12,37 @@ from torch import nn
 from finetune_reg.building_blocks.pretrained_model import name_of, unwrapped
 from finetune_reg.errors import InputError
 
+_EXEMPT_NAME = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
+
 
 def weight_decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split the trainable parameters into decayed matrices and undecayed vectors (biases, norms)."""
-    return split_by_weight_decay(model.parameters(), weight_decay)
+    """Split the trainable parameters as `transformers.Trainer` does: decayed, and exempt (biases and norms)."""
+    return split_by_weight_decay(model, model.parameters(), weight_decay)
 
 
-def split_by_weight_decay(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Split the trainable ones of some parameters as `weight_decay_groups` does."""
+def split_by_weight_decay(
+    model: nn.Module, parameters: Iterable[nn.Parameter], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Split the trainable ones of some of the model's parameters as `weight_decay_groups` does."""
+    decayed = {id(parameter) for _, parameter in named_decayed_parameters(model)}
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     return [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trainable if id(p) in decayed], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if id(p) not in decayed], "weight_decay": 0.0},
     ]
+
+
+def named_decayed_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield the parameters that weight decay acts on by the rule of `transformers.Trainer`, frozen ones too.
+
+    Exempt is what a LayerNorm owns and what has bias or norm in its name, a table of relative position biases as well:
+    the number of dimensions does not count.
+    """
+    model = unwrapped(model)
+    in_norms = {id(p) for module in model.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()}
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in in_norms and not _EXEMPT_NAME.search(name.lower()):
+            yield name, parameter
 
 
 def learning_rates(optimizer: torch.optim.Optimizer) -> dict[int, float]:

@@ -87,6 +87,7 @@ class ChildTuningD(FineTuningMethod):
     decay_held_weights: bool = False
     mask_after_clipping: bool = False
     _masks: dict[str, torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _decayed_by_hand: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
     _weight_decay: float = field(default=0.0, init=False, repr=False, compare=False)
     _undo: ExitStack = field(default_factory=ExitStack, init=False, repr=False, compare=False)
 
@@ -123,6 +124,7 @@ class ChildTuningD(FineTuningMethod):
             self._weight_decay = context.weight_decay
             decayed, masked = optimizer.param_groups[0], {id(p) for p, _ in self._masked_parameters(model)}
             by_hand = [p for p in decayed["params"] if id(p) in masked]
+            self._decayed_by_hand = {id(p) for p in by_hand}
             decayed["params"] = [p for p in decayed["params"] if id(p) not in masked]
             optimizer.add_param_group({"params": by_hand, "weight_decay": 0.0})
         return optimizer
@@ -139,13 +141,13 @@ class ChildTuningD(FineTuningMethod):
             return
         rates = learning_rates(optimizer)
         for parameter, mask in self._masked_parameters(model):
-            if parameter.ndim >= 2:
+            if id(parameter) in self._decayed_by_hand:
                 decay = rates[id(parameter)] * self._weight_decay
                 parameter.addcmul_(parameter, mask.view(torch.uint8), value=-decay)
 
     def finalize(self, model: nn.Module) -> None:
         """Drop the masks and take them out of the optimizer."""
-        self._masks, self._weight_decay = {}, 0.0
+        self._masks, self._decayed_by_hand, self._weight_decay = {}, set(), 0.0
         self._undo.close()
 
     @torch.no_grad()

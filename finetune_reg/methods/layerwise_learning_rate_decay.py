@@ -70,7 +70,7 @@ class LayerwiseLearningRateDecay(FineTuningMethod):
         groups = [
             {**group, "lr": rate}
             for level, rate in reversed(list(zip(levels, rates, strict=True)))
-            for group in split_by_weight_decay(level, context.weight_decay)
+            for group in split_by_weight_decay(model, level, context.weight_decay)
         ]
         if not self.decay_head_and_pooler:
             above, vectors = groups[:2]

@@ -29,6 +29,7 @@ from torch import nn
 from finetune_reg.building_blocks.parameter_groups import (
     learning_rates,
     named_backbone_parameters,
+    named_decayed_parameters,
     named_head_parameters,
 )
 from finetune_reg.building_blocks.pretrained_model import unwrapped
@@ -71,11 +72,12 @@ class PretrainedWeightDecay(FineTuningMethod):
         return cls(strength, include_head=True)
 
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
-        """Snapshot the weight matrices that are pulled."""
+        """Snapshot the weights that are pulled."""
         pulled = dict(named_backbone_parameters(model))
         if self.include_head:
             pulled |= dict(named_head_parameters(model))
-        self._pretrained = {name: p.detach().clone() for name, p in pulled.items() if p.ndim >= 2}
+        decayed = dict(named_decayed_parameters(model))
+        self._pretrained = {name: p.detach().clone() for name, p in pulled.items() if name in decayed}
 
     @torch.no_grad()
     def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -218,7 +218,7 @@ class RecAdam(FineTuningMethod):
         groups = [
             {**group, "recalls": recalls}
             for named, recalls in ((named_backbone_parameters, True), (named_head_parameters, False))
-            for group in split_by_weight_decay((p for _, p in named(model)), context.weight_decay)
+            for group in split_by_weight_decay(model, (p for _, p in named(model)), context.weight_decay)
         ]
         in_updates = context.n_updates if self.midpoint_unit == "fraction" else 1
         midpoint = self.annealing_midpoint * in_updates

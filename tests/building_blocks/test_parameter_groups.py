@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_encoders import tiny_encoder
-from transformers import AlbertConfig, AutoModelForSequenceClassification, FlaubertConfig, XLMConfig
+from tiny_encoders import collate, tiny_encoder
+from training_hosts import largest_difference, method_trainer, weights
+from transformers import (
+    AlbertConfig,
+    AutoModelForSequenceClassification,
+    FlaubertConfig,
+    FunnelConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    T5Config,
+    Trainer,
+    TrainingArguments,
+    XLMConfig,
+    XLNetConfig,
+)
 
 from finetune_reg.building_blocks.parameter_groups import (
     parameters_by_depth,
@@ -14,7 +27,10 @@ from finetune_reg.building_blocks.parameter_groups import (
     weight_decay_groups,
 )
 from finetune_reg.errors import InputError
+from finetune_reg.methods import Vanilla
+from finetune_reg.trainer import MethodTrainer
 
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 ARCHITECTURES = ("bert", "roberta", "electra", "distilbert", "deberta-v2", "gpt2")
 BLOCKS = {"distilbert": "distilbert.transformer.layer", "deberta-v2": "deberta.encoder.layer", "gpt2": "transformer.h"}
 
@@ -82,10 +98,52 @@ def test_a_block_shared_by_all_layers_is_one_block():
 
 def test_a_part_is_split_by_weight_decay_as_the_whole_is():
     model = tiny_encoder("bert")
-    parts = [split_by_weight_decay(level, 0.1) for level in parameters_by_depth(model)]
+    parts = [split_by_weight_decay(model, level, 0.1) for level in parameters_by_depth(model)]
     for whole, *pieces in zip(weight_decay_groups(model, 0.1), *parts, strict=True):
         assert {piece["weight_decay"] for piece in pieces} == {whole["weight_decay"]}
         assert {id(p) for piece in pieces for p in piece["params"]} == {id(p) for p in whole["params"]}
+
+
+DECAYING = {
+    **{name: (lambda name=name: tiny_encoder(name)) for name in ARCHITECTURES},
+    **{
+        name: (lambda config=config: AutoModelForSequenceClassification.from_config(config))
+        for name, config in {
+            "mpnet": MPNetConfig(vocab_size=50, **SIZES),
+            "xlnet": XLNetConfig(vocab_size=50, d_model=16, n_layer=2, n_head=2, d_inner=32),
+            "funnel": FunnelConfig(vocab_size=50, d_model=16, n_head=2, d_head=8, d_inner=32, block_sizes=[1, 1]),
+            "t5": T5Config(vocab_size=50, d_model=16, d_kv=8, num_layers=2, num_heads=2, decoder_start_token_id=0),
+            "modernbert": ModernBertConfig(vocab_size=50, pad_token_id=0, **SIZES),
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize("name", DECAYING)
+def test_what_decays_is_what_the_trainer_decays(name, tmp_path):
+    model = DECAYING[name]()
+    trainer = Trainer(model, TrainingArguments(str(tmp_path), weight_decay=0.1, use_cpu=True, report_to="none"))
+    theirs = trainer.create_optimizer().param_groups
+    ours = weight_decay_groups(model, 0.1)
+    assert [group["weight_decay"] for group in ours] == [group["weight_decay"] for group in theirs] == [0.1, 0.0]
+    for our_group, their_group in zip(ours, theirs, strict=True):
+        assert [id(p) for p in our_group["params"]] == [id(p) for p in their_group["params"]]
+
+
+@pytest.mark.parametrize("name", ["mpnet", "t5"])
+def test_vanilla_equals_the_plain_trainer(name, dataset, tmp_path):
+    for example in dataset:
+        example["input_ids"][-1] = 1  # the end token, which T5's classifier reads
+    models = []
+    for trainer_class in (MethodTrainer, Trainer):
+        torch.manual_seed(0)
+        models.append(DECAYING[name]())
+        ours = method_trainer(models[-1], Vanilla(), dataset, tmp_path, weight_decay=0.5)
+        if trainer_class is MethodTrainer:
+            ours.train()
+        else:
+            Trainer(models[-1], ours.args, train_dataset=dataset, data_collator=collate).train()
+    assert largest_difference(*(weights(model) for model in models)) == 0.0
 
 
 @pytest.mark.parametrize("config", [XLMConfig, FlaubertConfig])
