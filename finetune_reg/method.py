@@ -29,7 +29,7 @@ from torch import nn
 
 from finetune_reg.building_blocks.parameter_groups import weight_decay_groups
 from finetune_reg.building_blocks.pretrained_model import task_loss
-from finetune_reg.hyperparameters.ranges import Count, NonNegative, Seed, check_hyperparameters, check_ranges
+from finetune_reg.hyperparameters.ranges import Count, NonNegative, Precision, Seed, check_hyperparameters, check_ranges
 
 SetupStage = Literal["initialization", "preparation", "search", "reference"]
 CALLS = ("setup", "create_optimizer", "training_loss", "after_backward", "after_step", "finalize")
@@ -96,6 +96,13 @@ class FineTuningMethod:
 
     def __post_init__(self) -> None:
         check_hyperparameters(self)
+
+    def check_precision(self, precision: Precision) -> None:
+        """Refuse a precision of the passes that rounds away what the method adds. Hosts ask before `setup`.
+
+        Raises:
+            InputError: the method needs another precision, or other hyperparameters.
+        """
 
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
         """Prepare the model: snapshots, surgery, statistics. Called once, before the optimizer exists."""

@@ -57,6 +57,7 @@ class MethodTrainer(Trainer):
         """
         if resume_from_checkpoint:
             raise InputError("MethodTrainer cannot resume: a method's state is not in the checkpoint. Train anew.")
+        self.method.check_precision("bfloat16" if self.args.bf16 else "float32")
         refuse_untrainable(self.model)
         context = self._training_context()
         if self.args.learning_rate > 0 and self.args.get_warmup_steps(context.n_updates) >= context.n_updates:

@@ -62,7 +62,7 @@ def train(
 
     Raises:
         InputError: no method, a model without a parameter to train, an epoch without batches, batches without labels,
-            or a value out of range.
+            a value out of range, or a precision that the method cannot use.
         TrainingDivergedError: a loss is not finite. The method is finalized all the same, as after any other error.
     """
     from transformers import get_linear_schedule_with_warmup
@@ -77,6 +77,7 @@ def train(
         ("precision", precision, Precision),
     ):
         check_in_range(name, value, declared, "train")
+    method.check_precision(precision)
     refuse_untrainable(model)
     losses: list[float] = []
     try:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from finetune_reg.errors import InputError
+from finetune_reg.hyperparameters.ranges import Precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -39,6 +40,13 @@ def name_of(model: nn.Module) -> str:
 def device_of(model: nn.Module) -> torch.device:
     """Return where the model computes: the device of its first parameter."""
     return next(model.parameters()).device
+
+
+def precision_of(model: nn.Module) -> Precision:
+    """Return the precision of passes that begin now: `"bfloat16"` inside autocast to 16 bits."""
+    device_type = device_of(model).type
+    rounds = torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type).itemsize < 4
+    return "bfloat16" if rounds else "float32"
 
 
 def refuse_untrainable(model: nn.Module) -> None:

@@ -56,8 +56,9 @@ class RunSettings:
         seed_subset: of the choice of training rows.
 
     Raises:
-        InputError: an unknown name, a value of the wrong type or out of range, a number that is not finite, or a
-            stratified subset of scores, of all rows, or in fewer rows than folds.
+        InputError: an unknown name, a value of the wrong type or out of range, a number that is not finite, a
+            precision that the method cannot use, or a stratified subset of scores, of all rows, or in fewer rows than
+            folds.
     """
 
     task: str = "entailment"
@@ -103,6 +104,7 @@ class RunSettings:
         if self.held_out_fold is not None and self.n_train is not None and self.n_train < FOLDS:
             raise InputError(f"{self.n_train} training rows cannot be cut into {FOLDS} folds: raise n_train.")
         built = build_method(self.method, **self.method_hyperparameters)
+        built.check_precision(self.precision)
         object.__setattr__(self, "method_hyperparameters", built.hyperparameters)
         try:
             json.dumps(built.hyperparameters, allow_nan=False)

@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from finetune_reg.errors import InputError
+from finetune_reg.hyperparameters.ranges import Precision
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 _STAGES = {
@@ -92,6 +93,11 @@ class Combination(FineTuningMethod):
         replaced = any(m.replaces_task_loss and m.passes_per_update[1] > 1 for m in self.members)
         compared = any(not m.replaces_task_loss and m.passes_per_update[0] > 1 for m in self.members)
         return forward, backward + (replaced and compared)
+
+    def check_precision(self, precision: Precision) -> None:
+        """Ask all members."""
+        for member in self.members:
+            member.check_precision(precision)
 
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
         """Set up the members in order."""

@@ -37,13 +37,14 @@ from torch import nn
 from finetune_reg.building_blocks.embedding_perturbation import (
     input_embeddings,
     perturbed_embeddings,
+    refuse_rounded_move,
     refuse_unfit_embeddings,
 )
 from finetune_reg.building_blocks.output_divergence import compared_logits, is_regression, output_divergence
-from finetune_reg.building_blocks.pretrained_model import task_loss, unwrapped
+from finetune_reg.building_blocks.pretrained_model import precision_of, task_loss, unwrapped
 from finetune_reg.building_blocks.random_replay import RandomReplay, extra_pass
 from finetune_reg.building_blocks.task_outputs import task_outputs
-from finetune_reg.hyperparameters.ranges import NonNegative
+from finetune_reg.hyperparameters.ranges import NonNegative, Precision
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 
@@ -72,7 +73,8 @@ class R3F(FineTuningMethod):
         regression_term: whether regression models get the term at all.
 
     Raises:
-        InputError: a value outside its range; at `setup`, weights in less than float32 or a multi-label model.
+        InputError: a value outside its range; at `setup`, weights in less than float32 or a multi-label model;
+            noise that the precision of the passes rounds away.
     """
 
     strength: NonNegative = 1.0
@@ -96,6 +98,11 @@ class R3F(FineTuningMethod):
         """Two each, or one at strength 0; also two for a regression without `regression_term`, which makes one."""
         return (2, 2) if self.strength > 0 else (1, 1)
 
+    def check_precision(self, precision: Precision) -> None:
+        """Refuse noise that bfloat16 rounds away, even where independent dropout masks would hide that."""
+        if precision == "bfloat16" and self.strength > 0:
+            refuse_rounded_move("R3F", "noise_scale", self.noise_scale)
+
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
         """Watch the main passes, if their masks are shared."""
         if self.strength > 0:
@@ -109,6 +116,7 @@ class R3F(FineTuningMethod):
         loss, model = task_loss(outputs), unwrapped(model)
         if self.strength == 0 or (is_regression(model) and not self.regression_term):
             return loss
+        self.check_precision(precision_of(model))
         noise = draw_noise(input_embeddings(model, batch), self.noise_scale, self.noise)
         masks = extra_pass() if self._replay is None else self._replay.again()
         with masks, perturbed_embeddings(model, noise, detach=self.detach_embeddings):

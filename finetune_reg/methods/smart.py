@@ -19,7 +19,7 @@ its worst point is a corner, which no token should miss for having a smaller gra
 **Where it acts.** `setup` copies the weights as the teacher, `training_loss` makes the further passes, `after_step`
 moves the teacher. The teacher runs without dropout. The model that is left is the student. With independent dropout the
 smoothness term is mostly the difference of two masks; shared masks make it 0 at `delta = 0`, see `smoothness`. At
-`epsilon = 1e-5` it is of order 1e-10, and bfloat16 activations round it away: train in float32.
+`epsilon = 1e-5` it is of order 1e-10, and bfloat16 activations, which round it away, are refused: train in float32.
 
 **Differences from the released code** (`perturbation.py` and `loss.py` of namisan/mt-dnn). `official()` has all of
 these: (1) it has no teacher (`proximal_strength=0`). (2) Gradient and noise are normalized together, per token, by
@@ -49,6 +49,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from finetune_reg.building_blocks.embedding_perturbation import (
     input_embeddings,
     perturbed_embeddings,
+    refuse_rounded_move,
     refuse_unfit_embeddings,
     token_mask,
 )
@@ -59,10 +60,10 @@ from finetune_reg.building_blocks.output_divergence import (
     output_divergence,
     stable_kl,
 )
-from finetune_reg.building_blocks.pretrained_model import task_loss, unwrapped
+from finetune_reg.building_blocks.pretrained_model import precision_of, task_loss, unwrapped
 from finetune_reg.building_blocks.random_replay import RandomReplay, extra_pass
 from finetune_reg.building_blocks.task_outputs import TaskPassModule, task_outputs
-from finetune_reg.hyperparameters.ranges import Count, NonNegative, Probability
+from finetune_reg.hyperparameters.ranges import Count, NonNegative, Precision, Probability
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
 EARLY_FRACTION = 0.1
@@ -117,7 +118,8 @@ class SMART(FineTuningMethod):
         perturb_padding: move padding as well.
 
     Raises:
-        InputError: a value outside its range; at `setup`, weights in less than float32 or a multi-label model.
+        InputError: a value outside its range; at `setup`, weights in less than float32 or a multi-label model;
+            a box that the precision of the passes rounds away.
     """
 
     setup_stage: ClassVar[Literal["reference"]] = "reference"
@@ -165,6 +167,11 @@ class SMART(FineTuningMethod):
         teacher = int(self.proximal_strength > 0)
         clean = int(self.dropout == "off" and (adversarial or teacher) > 0)
         return 1 + clean + adversarial + teacher, 1 + clean + adversarial
+
+    def check_precision(self, precision: Precision) -> None:
+        """Refuse a box that bfloat16 rounds away; mt-dnn's moves are of size 1."""
+        if precision == "bfloat16" and self.smoothness_strength > 0 and self.ascent_rule == "project":
+            refuse_rounded_move("SMART", "epsilon", self.epsilon)
 
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
         """Copy the weights, pretrained backbone and fresh head, as the teacher; watch the main passes."""
@@ -216,6 +223,7 @@ class SMART(FineTuningMethod):
         self, model: nn.Module, batch: Mapping[str, torch.Tensor], clean_logits: torch.Tensor
     ) -> torch.Tensor:
         """Return `delta*`, shape (batch, length, width), in float32 at least; a constant."""
+        self.check_precision(precision_of(model))
         clean_logits = clean_logits.detach()
         embeddings = input_embeddings(model, batch)
         mask = 1 if self.perturb_padding else token_mask(batch)
