@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
-from finetune_reg.building_blocks.pretrained_model import device_of, task_loss
+from finetune_reg.building_blocks.pretrained_model import device_of, refuse_reentrant_checkpointing, task_loss
 from finetune_reg.building_blocks.task_outputs import task_outputs
 from finetune_reg.errors import InputError
 
@@ -38,17 +38,19 @@ def fisher_information(
         Tensors shaped like the parameters, in float32 at least.
 
     Raises:
-        InputError: no batches, or no parameters or frozen ones.
+        InputError: no batches, no parameters or frozen ones, or reentrant gradient checkpointing.
     """
     if not parameters or not all(parameter.requires_grad for parameter in parameters.values()):
         raise InputError("The Fisher information needs parameters that train: unfreeze those to be measured.")
+    refuse_reentrant_checkpointing(model, "The Fisher information")
     totals = {
         name: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for name, p in parameters.items()
     }
     n_batches = 0
     for batch in batches:
         batch = {name: tensor.to(device_of(model)) for name, tensor in batch.items()}
-        gradients = torch.autograd.grad(task_loss(task_outputs(model, batch)), list(parameters.values()), allow_unused=True)
+        loss = task_loss(task_outputs(model, batch))
+        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         for total, gradient in zip(totals.values(), gradients, strict=True):
             if gradient is None:
                 continue

@@ -7,6 +7,7 @@ state-dict keys do not notice.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -33,8 +34,8 @@ def replace_linears(
         The names of the replaced layers, in the model's order.
 
     Raises:
-        InputError: nothing was selected, a selected layer was already replaced by another method, or the attention has
-            weights outside of layers.
+        InputError: nothing was selected, a selected layer is quantized or was already replaced by another method, or
+            the attention has weights outside of layers.
     """
     model = unwrapped(model)
     refuse_loose_attention(model, method)
@@ -45,6 +46,7 @@ def replace_linears(
             name = f"{parent_name}.{child_name}" if parent_name else child_name
             if not isinstance(child, nn.Linear) or not select(name):
                 continue
+            refuse_quantized(child, name, method)
             if type(child) is not nn.Linear:
                 raise InputError(
                     f"{method} cannot replace {name}: it is already a {type(child).__name__}. "
@@ -82,6 +84,34 @@ def refuse_loose_attention(model: nn.Module, user: str) -> None:
                 f"{user} cannot use {name_of(model)}, whose attention keeps weights outside of layers "
                 f"({name}.{loose[0]}): choose an encoder such as BERT, RoBERTa or DeBERTa."
             )
+
+
+def refuse_quantized(module: nn.Module, name: str, user: str) -> None:
+    """Refuse a layer that keeps its weight in 4 or 8 bits, of bitsandbytes, Quanto or TorchAO.
+
+    Args:
+        name: of the layer.
+        user: who cannot use it; begins the sentence.
+
+    Raises:
+        InputError: it is such a layer.
+    """
+    kinds = (type(module), type(getattr(module, "weight", None)))
+    if any(re.search(r"4bit|8bit|bitsandbytes|quanto|torchao", f"{kind.__module__}.{kind.__name__}") for kind in kinds):
+        raise InputError(
+            f"{user} cannot change {name}, a {type(module).__name__}, because quantized weights cannot be mixed or "
+            "drawn anew: load the model without quantization."
+        )
+
+
+def refuse_quantized_parts(model: nn.Module, user: str) -> None:
+    """Refuse a model with a layer that `refuse_quantized` refuses.
+
+    Raises:
+        InputError: it has one.
+    """
+    for name, module in unwrapped(model).named_modules():
+        refuse_quantized(module, name, user)
 
 
 def share_parameters(replacement: nn.Linear, linear: nn.Linear) -> None:

@@ -62,6 +62,22 @@ def refuse_untrainable(model: nn.Module) -> None:
     refuse_tuples(model)
 
 
+def refuse_reentrant_checkpointing(model: nn.Module, method: str) -> None:
+    """Refuse gradient checkpointing that allows no other derivative than one backward pass to all parameters.
+
+    Raises:
+        InputError: a module checkpoints with `use_reentrant=True`, or leaves it to PyTorch, which takes it.
+    """
+    for module in model.modules():
+        checkpoint: Any = getattr(module, "_gradient_checkpointing_func", None)
+        options = getattr(checkpoint, "keywords", {})
+        if getattr(module, "gradient_checkpointing", False) and checkpoint and options.get("use_reentrant", True):
+            raise InputError(
+                f"{method} takes gradients that reentrant gradient checkpointing does not give: enable checkpointing "
+                "with use_reentrant=False."
+            )
+
+
 def refuse_tuples(model: nn.Module) -> None:
     """Refuse a model of transformers that does not name its outputs.
 

@@ -29,7 +29,7 @@ from finetune_reg.building_blocks.hypergradient import (
 )
 from finetune_reg.building_blocks.module_surgery import in_mode
 from finetune_reg.building_blocks.parameter_groups import weight_decay_groups
-from finetune_reg.building_blocks.pretrained_model import device_of, task_loss
+from finetune_reg.building_blocks.pretrained_model import device_of, refuse_reentrant_checkpointing, task_loss
 from finetune_reg.building_blocks.random_replay import extra_pass, random_state_kept
 from finetune_reg.building_blocks.task_outputs import task_outputs
 from finetune_reg.errors import InputError, TrainingDivergedError
@@ -105,11 +105,12 @@ class BilevelSearch:
             generator: draws the split and the order of the examples. Dropout draws from the global stream.
 
         Raises:
-            InputError: too few examples to split.
+            InputError: too few examples to split, or reentrant gradient checkpointing.
             TrainingDivergedError: the training loss is not finite.
         """
         from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
+        refuse_reentrant_checkpointing(model, "The search")
         parts = split_examples(len(context.train_dataset), self.validation_fraction, generator)
         n_iterations = count_iterations(len(parts[0]), context.batch_size, self.search_epochs)
         lower = _LowerLevel(model, context, self.search_max_grad_norm)

@@ -46,7 +46,7 @@ from finetune_reg.building_blocks.embedding_perturbation import (
     token_mask,
 )
 from finetune_reg.building_blocks.precomputed_gradient import GradientSum
-from finetune_reg.building_blocks.pretrained_model import task_loss, unwrapped
+from finetune_reg.building_blocks.pretrained_model import refuse_reentrant_checkpointing, task_loss, unwrapped
 from finetune_reg.building_blocks.random_replay import RandomReplay, extra_pass, in_main_pass
 from finetune_reg.building_blocks.task_outputs import task_outputs
 from finetune_reg.errors import InputError
@@ -133,6 +133,8 @@ class FreeLB(FineTuningMethod):
         if self.n_passes == 1 and self.initial_magnitude == 0:
             return
         refuse_unfit_embeddings(model, "FreeLB")
+        if self.n_passes > 1:
+            refuse_reentrant_checkpointing(model, "FreeLB")
         if self.n_passes > 1 and self.dropout == "shared":
             self._replay = RandomReplay(model, self._undo)
         # Drawn first: a replay, of this or another method, must begin after the start has been drawn.
@@ -150,6 +152,7 @@ class FreeLB(FineTuningMethod):
             raise InputError(
                 "FreeLB has nothing to move: call setup, then the model in training mode, before the loss."
             )
+        refuse_reentrant_checkpointing(model, "FreeLB")  # a Trainer enables it after set-up
         perturbation, loss = self._perturbation, task_loss(outputs) / self.n_passes
         earlier = GradientSum(model.parameters())
         for t in range(1, self.n_passes):

@@ -39,6 +39,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.module_surgery import refuse_quantized_parts
 from finetune_reg.building_blocks.parameter_groups import backbone
 from finetune_reg.building_blocks.pretrained_model import token_embeddings
 from finetune_reg.hyperparameters.ranges import NonNegative
@@ -114,6 +115,7 @@ class NoisyTune(FineTuningMethod):
         """Perturb the weights in place, frozen ones too, tied ones once."""
         if self.noise_intensity == 0.0:
             return
+        refuse_quantized_parts(model, "NoisyTune")
         perturbed = list(model.parameters() if self.include_head else backbone(model).parameters())
         if not self.include_token_embeddings:
             spared = token_embeddings(model).weight

@@ -60,7 +60,12 @@ from finetune_reg.building_blocks.output_divergence import (
     output_divergence,
     stable_kl,
 )
-from finetune_reg.building_blocks.pretrained_model import precision_of, task_loss, unwrapped
+from finetune_reg.building_blocks.pretrained_model import (
+    precision_of,
+    refuse_reentrant_checkpointing,
+    task_loss,
+    unwrapped,
+)
 from finetune_reg.building_blocks.random_replay import RandomReplay, extra_pass
 from finetune_reg.building_blocks.task_outputs import TaskPassModule, task_outputs
 from finetune_reg.hyperparameters.ranges import Count, NonNegative, Precision, Probability
@@ -178,6 +183,8 @@ class SMART(FineTuningMethod):
         if self.smoothness_strength > 0 or self.proximal_strength > 0:
             refuse_unfit_embeddings(model, "SMART")
             is_regression(model)
+        if self.smoothness_strength > 0:
+            refuse_reentrant_checkpointing(model, "SMART")
         if self.smoothness_strength > 0 and self.dropout == "shared":
             self._replay = RandomReplay(model, self._undo)
         if self.proximal_strength > 0:
@@ -224,6 +231,7 @@ class SMART(FineTuningMethod):
     ) -> torch.Tensor:
         """Return `delta*`, shape (batch, length, width), in float32 at least; a constant."""
         self.check_precision(precision_of(model))
+        refuse_reentrant_checkpointing(model, "SMART")  # a Trainer enables it after set-up
         clean_logits = clean_logits.detach()
         embeddings = input_embeddings(model, batch)
         mask = 1 if self.perturb_padding else token_mask(batch)

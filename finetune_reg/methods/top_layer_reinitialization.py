@@ -30,6 +30,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.module_surgery import refuse_quantized_parts
 from finetune_reg.building_blocks.parameter_groups import backbone, transformer_blocks
 from finetune_reg.building_blocks.pretrained_model import name_of
 from finetune_reg.errors import InputError
@@ -89,6 +90,7 @@ class TopLayerReinitialization(FineTuningMethod):
         """Draw the chosen layers anew, bottom block first, then the pooler."""
         if not (self.n_layers or self.reinitialize_pooler):
             return
+        refuse_quantized_parts(model, "TopLayerReinitialization")
         blocks = transformer_blocks(model)
         if self.n_layers > len(blocks):
             raise InputError(
