@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from finetune_reg.building_blocks.module_surgery import refuse_exchanged_attention
 from finetune_reg.building_blocks.parameter_groups import backbone, transformer_blocks
 from finetune_reg.building_blocks.pretrained_model import name_of, unwrapped
 from finetune_reg.errors import InputError
@@ -64,8 +65,10 @@ def dropout_sites(model: nn.Module) -> list[DropoutSite]:
     """Return the dropouts of the model's backbone, bottom first: 37 for BERT-base.
 
     Raises:
-        InputError: the model has no backbone, no stack of blocks with attention, or no dropout modules.
+        InputError: the model has no backbone, no stack of blocks with attention, no dropout modules, or exchanges its
+            attention in mid-run.
     """
+    refuse_exchanged_attention(model)
     blocks = transformer_blocks(model)
     found = _embeddings_site(model, blocks)
     for i, block in enumerate(blocks):

@@ -35,10 +35,11 @@ def replace_linears(
 
     Raises:
         InputError: nothing was selected, a selected layer is quantized or was already replaced by another method, or
-            the attention has weights outside of layers.
+            the attention has weights outside of layers or is exchanged in mid-run.
     """
     model = unwrapped(model)
     refuse_loose_attention(model, method)
+    refuse_exchanged_attention(model)
     replacements: dict[int, nn.Linear] = {}
     names = []
     for parent_name, parent in list(model.named_modules()):
@@ -86,6 +87,19 @@ def refuse_loose_attention(model: nn.Module, user: str) -> None:
             )
 
 
+def refuse_exchanged_attention(model: nn.Module) -> None:
+    """Refuse a model that builds other attention modules when a batch is short: changes to the old ones would be lost.
+
+    Raises:
+        InputError: it is such a model, as BigBird with sparse attention.
+    """
+    if any(getattr(module, "attention_type", None) == "block_sparse" for module in model.modules()):
+        raise InputError(
+            f"{name_of(model)} exchanges its attention modules in mid-run, and with them what was changed there: load "
+            "it with attention_type='original_full'."
+        )
+
+
 def refuse_quantized(module: nn.Module, name: str, user: str) -> None:
     """Refuse a layer that keeps its weight in 4 or 8 bits, of bitsandbytes, Quanto or TorchAO.
 
@@ -126,7 +140,11 @@ def set_dropout(model: nn.Module, probability: float, undo: ExitStack) -> None:
 
     Modules stay in place and change their rate `p`, because attention kernels read the rate as a number;
     rates that an attention module keeps as a plain float (`attention_dropout`) are set as well.
+
+    Raises:
+        InputError: the model exchanges its attention modules in mid-run.
     """
+    refuse_exchanged_attention(model)
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             undo.callback(setattr, module, "p", module.p)

@@ -80,8 +80,13 @@ def transformer_blocks(model: nn.Module) -> nn.ModuleList:
     """Return the backbone's stack of transformer blocks, bottom first.
 
     Raises:
-        InputError: the backbone holds no list of blocks of one type, or a list per sub-layer, as XLM does.
+        InputError: the backbone holds no list of blocks of one type, a list per sub-layer, as XLM does, or two stacks.
     """
+    if getattr(getattr(backbone(model), "config", None), "is_encoder_decoder", False):
+        raise InputError(
+            f"{name_of(model)} has two stacks of transformer blocks, and what lies at which depth is defined for one: "
+            "use an encoder or a decoder alone."
+        )
     for module in backbone(model).modules():
         lists = [child for child in module.children() if isinstance(child, nn.ModuleList)]
         stacks = [blocks for blocks in lists if len({type(block) for block in blocks}) == 1]

@@ -128,16 +128,14 @@ def token_embeddings(model: nn.Module) -> nn.Embedding:
     Raises:
         InputError: the model has no such table, as one of images.
     """
-    reader: Any = unwrapped(model)
-    if getattr(getattr(reader, "config", None), "is_encoder_decoder", False):
-        reader = reader.get_encoder()
-    table: Any = None
-    if hasattr(reader, "get_input_embeddings"):
-        with suppress(NotImplementedError):  # what transformers raises for a model that looks nothing up
-            table = reader.get_input_embeddings()
-    if getattr(getattr(table, "weight", None), "ndim", 0) != 2:
-        raise InputError(
-            f"{name_of(model)} has no table of word embeddings: use a text model of transformers, whose "
-            "get_input_embeddings() returns an nn.Embedding."
-        )
-    return table
+    whole: Any = unwrapped(model)
+    for reader in (whole.get_encoder() if hasattr(whole, "get_encoder") else whole, whole):
+        if hasattr(reader, "get_input_embeddings"):
+            with suppress(NotImplementedError):  # what transformers raises for a module that looks nothing up
+                table = reader.get_input_embeddings()
+                if getattr(getattr(table, "weight", None), "ndim", 0) == 2:
+                    return table
+    raise InputError(
+        f"{name_of(model)} has no table of word embeddings: use a text model of transformers, whose "
+        "get_input_embeddings() returns an nn.Embedding."
+    )

@@ -11,19 +11,38 @@ from method_settings import METHOD_SETTINGS
 from tiny_encoders import batches, tiny_dataset, tiny_encoder
 from torch.nn.utils import clip_grad_norm_
 from training_hosts import context, largest_difference, method_trainer, train_in_loop, weights
+from transformers import T5ForTokenClassification
 from unusual_models import UNUSUAL
 
 from finetune_reg.building_blocks.embedding_perturbation import input_embeddings, perturbed_embeddings
 from finetune_reg.errors import InputError
-from finetune_reg.methods import METHODS, R3F, RDrop, Vanilla
+from finetune_reg.methods import METHODS, R3F, Mixout, RDrop, Vanilla
 
+TEXT = ("input_ids", "attention_mask")
 NO_BACKBONE = "does not separate a pretrained backbone"
 NO_TABLE = "has no table of word embeddings"
 NO_INPUT_IDS = "has no input_ids, whose word embeddings are to be moved"
+TWO_STACKS = "has two stacks of transformer blocks"
+EXCHANGED = "it with attention_type='original_full'."
 NO_RATES = "GaussianDropout needs a dropout module at"
 NO_LOSS = "have no loss: give it labels"
 FREE_OF_BACKBONES = ("vanilla", "child_tuning_f", "r_drop", "smart", "r3f", "freelb")
 MOVING = ("smart", "r3f", "freelb")
+BY_DEPTH = (
+    *(name for name in METHODS if name.endswith("_dropout")),
+    "layerwise_learning_rate_decay",
+    "top_layer_reinitialization",
+    "top_k_layers",
+    "child_tuning_d",
+)
+CHANGING_MODULES = (
+    *(name for name in METHODS if name.endswith("_dropout")),
+    "vanilla",  # the active setting sets dropout rates
+    "mixout",
+    "attention_guided_weight_mixup",
+    "dps_mix",
+    "combination",
+)
 REFUSED = {
     "images": {**dict.fromkeys(MOVING, NO_TABLE), "gaussian_dropout": NO_RATES},
     "plain": {
@@ -33,9 +52,10 @@ REFUSED = {
     },
     "tuples": dict.fromkeys(METHODS, NO_LOSS) | dict.fromkeys(("smart", "r3f", "r_drop"), "returns tuples"),
     "inputs_embeds": dict.fromkeys(MOVING, NO_INPUT_IDS),
-    "t5": {"gaussian_dropout": NO_RATES},
-    "bart": {"gaussian_dropout": NO_RATES},
-    "big_bird": {},
+    "t5": dict.fromkeys(BY_DEPTH, TWO_STACKS),
+    "bart": dict.fromkeys(BY_DEPTH, TWO_STACKS),
+    "big_bird": dict.fromkeys(CHANGING_MODULES, EXCHANGED),
+    "big_bird, full attention": {},
 }
 REFUSED["dictionary"] = dict.fromkeys(("vanilla", "child_tuning_f"), NO_LOSS) | REFUSED["plain"]
 
@@ -99,6 +119,22 @@ def test_r3f_is_not_vanilla_on_two_stacks(kind):
     three_updates(ours, R3F(1.0, noise_scale=0.1, dropout="shared"), dataset)
     three_updates(plain, Vanilla(), dataset)
     assert largest_difference(weights(ours), weights(plain)) > 1e-5
+
+
+def test_a_head_on_the_encoder_of_two_stacks_reads_moved_embeddings():
+    model = T5ForTokenClassification(UNUSUAL["t5"]()[0].config).eval()
+    batch = {"input_ids": torch.arange(5, 12)[None], "attention_mask": torch.ones(1, 7, dtype=torch.long)}
+    with perturbed_embeddings(model, torch.randn_like(input_embeddings(model, batch))):
+        moved = model(**batch).logits
+    assert (moved - model(**batch).logits).abs().max() > 1e-5
+
+
+def test_mixout_leaves_nothing_on_big_bird_whose_attention_is_full():
+    model, dataset = UNUSUAL["big_bird, full attention"]()
+    classes = [type(module) for module in model.modules()]
+    for length in (62, 20):
+        three_updates(model, Mixout(0.5), [{**e, **{k: e[k][:length] for k in TEXT}} for e in dataset])
+    assert [type(module) for module in model.modules()] == classes
 
 
 def test_padding_that_the_model_appends_stays_put():

@@ -86,7 +86,7 @@ def bart() -> tuple[nn.Module, Data]:
     return BartForSequenceClassification(config), ended(tiny_dataset())
 
 
-def big_bird(length: int = 62, attention_type: str = "block_sparse") -> tuple[nn.Module, Data]:
+def big_bird(attention_type: str = "block_sparse", length: int = 62) -> tuple[nn.Module, Data]:
     """Blocks of four tokens, so that inputs of more than 52 are long; they are padded to a multiple of four."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -118,4 +118,5 @@ UNUSUAL = {
     "t5": t5,
     "bart": bart,
     "big_bird": big_bird,
+    "big_bird, full attention": lambda: big_bird("original_full"),
 }
