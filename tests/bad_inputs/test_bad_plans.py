@@ -219,7 +219,7 @@ VALUES = [
     ("base: {warmup_fraction: -0.1}\n" + GRID, "warmup_fraction"),
     ("base: {max_grad_norm: 0}\n" + GRID, "max_grad_norm"),
     ("base: {precision: float16}\n" + GRID, "'float32' or 'bfloat16'"),
-    ("base: {split: dev}\n" + GRID, "'official' or 'pooled'"),
+    ("base: {split: dev}\n" + GRID, "'official' or 'development'"),
     ("base: {bias_correction: 1}\n" + GRID, "true or false"),
     ("base: {pretrained: 'no'}\n" + GRID, "true or false"),
     ("base: {evaluate_on: similarity}\n" + GRID, "evaluate_on to be a list"),
