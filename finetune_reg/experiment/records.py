@@ -15,6 +15,7 @@ from finetune_reg.errors import InputError, shortened, unknown_name
 from finetune_reg.experiment.atomic_writing import write_atomically
 from finetune_reg.experiment.settings import SETTING_DEFAULTS, settings_id
 from finetune_reg.hyperparameters.typed_parameters import check_value
+from finetune_reg.paths import existing_folder
 
 SCHEMA_VERSION = 1
 Status = Literal["ok", "diverged", "failed", "killed", "timeout"]
@@ -197,7 +198,8 @@ def read_records(output_dir: Path | str) -> list[RunRecord]:
         InputError: there is no record, a file is none, or two files hold different results of one run.
     """
     found: dict[str, tuple[Path, RunRecord]] = {}
-    paths = Path(output_dir).glob("**/records/*.json")
+    folder = existing_folder(output_dir)
+    paths = () if folder is None else folder.glob("**/records/*.json")
     for path in sorted(paths, key=lambda path: (len(path.parts), len(path.name), path)):  # originals before copies
         if (record := _record_if_there(path)) is None:
             continue
