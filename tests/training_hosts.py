@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import torch
 from tiny_encoders import collate
+from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 
@@ -35,6 +36,17 @@ def train_in_loop(
     loader = DataLoader(dataset, BATCH_SIZE // accumulation_steps, collate_fn=collate)
     run_context = context(dataset, weight_decay, seed=options.pop("seed", SEED))
     return train(model, method, loader, run_context, accumulation_steps=accumulation_steps, **options)
+
+
+def updates_by_hand(model, method: FineTuningMethod, optimizer, dataset) -> None:
+    """Make the updates of one epoch by the calls of the contract, without the checks of the loop."""
+    for batch in DataLoader(dataset, BATCH_SIZE, collate_fn=collate):
+        method.training_loss(model, batch, model(**batch)).backward()
+        method.after_backward(model)
+        clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        method.after_step(model, optimizer)
+        optimizer.zero_grad()
 
 
 def method_trainer(

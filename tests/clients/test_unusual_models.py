@@ -9,8 +9,7 @@ import pytest
 import torch
 from method_settings import METHOD_SETTINGS
 from tiny_encoders import batches, tiny_dataset, tiny_encoder
-from torch.nn.utils import clip_grad_norm_
-from training_hosts import context, largest_difference, method_trainer, train_in_loop, weights
+from training_hosts import context, largest_difference, method_trainer, train_in_loop, updates_by_hand, weights
 from transformers import T5ForTokenClassification
 from unusual_models import UNUSUAL
 
@@ -68,13 +67,7 @@ def three_updates(model, method, dataset) -> None:
         method.setup(model, run_context)
         torch.manual_seed(0)
         optimizer = method.create_optimizer(model, run_context)
-        for batch in batches(dataset, 8):
-            method.training_loss(model, batch, model(**batch)).backward()
-            method.after_backward(model)
-            clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            method.after_step(model, optimizer)
-            optimizer.zero_grad()
+        updates_by_hand(model, method, optimizer, dataset)
     finally:
         method.finalize(model)
 

@@ -7,10 +7,9 @@ from functools import cache
 import pytest
 import torch
 from method_settings import METHOD_SETTINGS
-from tiny_encoders import batches, tiny_dataset, tiny_encoder
+from tiny_encoders import tiny_dataset, tiny_encoder
 from torch import nn
-from torch.nn.utils import clip_grad_norm_
-from training_hosts import context, largest_difference, weights
+from training_hosts import context, largest_difference, updates_by_hand, weights
 
 from finetune_reg.building_blocks.pretrained_model import unwrapped
 from finetune_reg.methods import METHODS
@@ -45,13 +44,7 @@ def three_updates(name: str, wrap, before_setup: bool = False) -> dict[str, torc
     torch.manual_seed(0)
     optimizer = method.create_optimizer(calls_on, run_context)
     calls_on = calls_on if before_setup else wrap(model)
-    for batch in batches(DATASET, 8):
-        method.training_loss(calls_on, batch, calls_on(**batch)).backward()
-        method.after_backward(calls_on)
-        clip_grad_norm_(calls_on.parameters(), 1.0)
-        optimizer.step()
-        method.after_step(calls_on, optimizer)
-        optimizer.zero_grad()
+    updates_by_hand(calls_on, method, optimizer, DATASET)
     method.finalize(calls_on)
     return weights(model)
 

@@ -13,8 +13,7 @@ import torch
 from method_settings import METHOD_SETTINGS
 from tiny_encoders import ENCODERS, batches, tiny_dataset, tiny_encoder, without_dropout
 from torch import nn
-from torch.nn.utils import clip_grad_norm_
-from training_hosts import SEED, context, largest_difference, method_trainer, train_in_loop, weights
+from training_hosts import SEED, context, largest_difference, method_trainer, train_in_loop, updates_by_hand, weights
 from transformers import AutoModelForSequenceClassification
 
 from finetune_reg.errors import InputError
@@ -214,14 +213,7 @@ def test_passes_per_update_are_the_passes_that_are_made(name, dataset):
     method.setup(model, context(dataset))
     optimizer = method.create_optimizer(model, context(dataset))
     with PassCounter(model) as passes:
-        for batch in batches(dataset, 8):
-            outputs = model(**batch)
-            method.training_loss(model, batch, outputs).backward()
-            method.after_backward(model)
-            clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            method.after_step(model, optimizer)
-            optimizer.zero_grad()
+        updates_by_hand(model, method, optimizer, dataset)
     method.finalize(model)
     forward, backward = method.passes_per_update
     assert (passes.forward, passes.backward) == (3 * forward, 3 * backward)
