@@ -45,13 +45,12 @@ def settings_from(namespace: Mapping[str, Any]) -> list[RunSettings]:
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"The notebook needs seeds to be different integers, at least one, not {seeds}.")
     fresh_subsets = given.get("seed_subset", 0) is None
-    varied = given.get("vary", ["init", "order", "noise"])
+    varied = [f"seed_{name}" for name in given["vary"]] if "vary" in given else SEEDS
     if len(seeds) > 1 and not varied and not fresh_subsets:
         raise InputError("The notebook has several seeds that change nothing: name in vary what has them.")
     chosen = {name: value for name, value in given.items() if name in SETTING_TYPES}
     settings = RunSettings(**chosen | ({"seed_subset": 0} if fresh_subsets else {}))
-    names = [f"seed_{name}" for name in varied]
-    return [settings.with_seed(seed, own_subset=fresh_subsets, varied=names) for seed in seeds]
+    return [settings.with_seed(seed, own_subset=fresh_subsets, varied=varied) for seed in seeds]
 
 
 def _is_parameter(name: str, value: Any) -> bool:

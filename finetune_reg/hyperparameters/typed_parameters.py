@@ -195,8 +195,10 @@ def _matches(value: Any, expected: Any) -> bool:
     if origin is Literal:
         return any(type(value) is type(option) and value == option for option in arguments)
     if origin is list:
-        of_one_type = isinstance(value, list) and {*map(type, value)} == {arguments[0]}  # quick for long lists
-        return of_one_type or (isinstance(value, list) and all(_matches(item, arguments[0]) for item in value))
+        if not isinstance(value, list):
+            return False
+        of_one_type = {*map(type, value)} == {arguments[0]}  # quick for long lists
+        return of_one_type or all(_matches(item, arguments[0]) for item in value)
     if origin is dict:
         return isinstance(value, dict) and all(_matches(k, arguments[0]) for k in value)
     if expected is float:

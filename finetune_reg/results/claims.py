@@ -19,9 +19,9 @@ import pandas as pd
 from finetune_reg.errors import InputError, unknown_name
 from finetune_reg.hyperparameters.typed_parameters import check_arguments, load_yaml
 from finetune_reg.paths import ROOT
-from finetune_reg.results.comparable_runs import check_changes, check_settings, settings_words
+from finetune_reg.results.comparable_runs import check_changes, check_settings, scores_for, settings_words
 from finetune_reg.results.method_labels import MethodSpec, method_identity
-from finetune_reg.results.paired_differences import Statistic
+from finetune_reg.results.paired_differences import MIN_PAIRS, Statistic
 from finetune_reg.results.published_results import load_published_results
 from finetune_reg.results.run_tables import short_name
 from finetune_reg.tasks import get_task
@@ -98,6 +98,15 @@ class Claim:
         check_settings(self.settings)
         check_changes(self.control_settings)
 
+    @property
+    def statistic_words(self) -> str:
+        """What is compared, in words."""
+        return self.statistic.replace("_", " ")
+
+    def is_tested(self, pairs: int) -> bool:
+        """Tell whether it counts in Holm's correction with so many pairs: equality is told by the interval alone."""
+        return pairs >= MIN_PAIRS and self.direction != "equal"
+
 
 def load_claims(path: Path | str = CLAIMS) -> list[Claim]:
     """Read a file of claims: a list of mappings with the fields of `Claim`.
@@ -132,16 +141,18 @@ def comparison(claim: Claim) -> Hashable:
     return *methods, frozenset(claim.tasks), claim.statistic, *runs
 
 
+def with_scores(claims: Sequence[Claim], runs: pd.DataFrame) -> list[tuple[Claim, pd.DataFrame]]:
+    """Return each claim with the rows of `finished_runs` that it is about; claims about the same ones share them."""
+    kinds = {(claim.trained_on, claim.n_train) for claim in claims}
+    about = {kind: scores_for(runs, *kind) for kind in kinds}
+    return [(claim, about[claim.trained_on, claim.n_train]) for claim in claims]
+
+
 def where(claim: Claim) -> str:
     """Return the tasks and settings of a claim in words."""
     trained_on = "" if claim.trained_on is None else f", trained on {claim.trained_on}"
     settings = f" with {settings_words(claim.settings)}" if claim.settings else ""
     return ", ".join(claim.tasks) + trained_on + settings
-
-
-def statistic_words(claim: Claim) -> str:
-    """Return what a claim compares in words."""
-    return claim.statistic.replace("_", " ")
 
 
 def claim_on(claim: Claim, tasks: Sequence[str], figures: pd.DataFrame) -> Claim:

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 import pandas as pd
 
 from finetune_reg.experiment.settings import RunSettings
-from finetune_reg.results.claims import Claim, comparison
-from finetune_reg.results.comparable_runs import SCALE, recipes_of, runs_beside, scores_for
+from finetune_reg.results.claims import Claim, comparison, with_scores
+from finetune_reg.results.comparable_runs import SCALE, recipes_of, runs_beside
 from finetune_reg.results.method_labels import method_identity
 from finetune_reg.results.paired_differences import MIN_PAIRS
 from finetune_reg.results.statistics import LEVEL, POWER, permutation_floor, smallest_decided_effect
@@ -57,12 +57,8 @@ def planned_claims(claims: Sequence[Claim], planned: Sequence[RunSettings]) -> l
     """Return the claims that the runs of a plan have pairs for, in their order, once for each scale and setting."""
     found = []
     for _, of_scale in _frame(planned).groupby(SCALE, dropna=False, sort=False):
-        kinds = {(claim.trained_on, claim.n_train) for claim in claims}
-        about = {kind: scores_for(of_scale, *kind) for kind in kinds}
-        pairs = [pair for claim in claims for pair in _with_pairs(claim, about[claim.trained_on, claim.n_train])]
-        tested = {
-            (claim.paper, comparison(claim)) for claim, n in pairs if n >= MIN_PAIRS and claim.direction != "equal"
-        }
+        pairs = [pair for claim, runs in with_scores(claims, of_scale) for pair in _with_pairs(claim, runs)]
+        tested = {(claim.paper, comparison(claim)) for claim, n in pairs if claim.is_tested(n)}
         tests = Counter(paper for paper, _ in tested)
         found += [PlannedClaim(claim, n, max(tests[claim.paper], 1)) for claim, n in pairs]
     return found

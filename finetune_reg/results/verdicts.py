@@ -35,8 +35,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from finetune_reg.results.claims import Claim, claim_on, comparison, is_reduced, statistic_words, where
-from finetune_reg.results.comparable_runs import finished_runs, recipes_of, runs_beside, scores_for, settings_words
+from finetune_reg.results.claims import Claim, claim_on, comparison, is_reduced, where, with_scores
+from finetune_reg.results.comparable_runs import finished_runs, recipes_of, runs_beside, settings_words
 from finetune_reg.results.method_labels import MethodSpec, method_words
 from finetune_reg.results.paired_differences import (
     MIN_PAIRS,
@@ -91,8 +91,8 @@ def judge(claim: Claim, table: pd.DataFrame) -> Verdict:
     Raises:
         InputError: as `judge_all`, or the method was run at several settings on one task.
     """
-    runs = scores_for(finished_runs(table), claim.trained_on, claim.n_train)
-    return _judged([_Case(claim, runs, load_published_results())])[0]
+    ((_, scores),) = with_scores([claim], finished_runs(table))
+    return _judged([_Case(claim, scores, load_published_results())])[0]
 
 
 def judge_all(claims: Sequence[Claim], table: pd.DataFrame) -> list[Verdict]:
@@ -113,8 +113,7 @@ def judge_all(claims: Sequence[Claim], table: pd.DataFrame) -> list[Verdict]:
     return _judged(
         [
             _Case(replace(claim, settings=settings), scored, figures)
-            for claim in claims
-            for scored in [scores_for(runs, claim.trained_on, claim.n_train)]
+            for claim, scored in with_scores(claims, runs)
             for settings in recipes_of(scored, claim.tasks, claim.method, claim.settings)
         ]
     )
@@ -189,7 +188,7 @@ class _Case:
         level = level_of(self.claim.statistic, self.runs_of["against", task][self.column].to_numpy())
         room = level if self.claim.direction == "lower" else 100 - level
         if room < self.claim.minimal_effect:
-            return f"the {statistic_words(self.claim)} of {method_words(self.claim.against)} is {level:.1f}"
+            return f"the {self.claim.statistic_words} of {method_words(self.claim.against)} is {level:.1f}"
         return ""
 
 
@@ -208,7 +207,7 @@ def _judged(cases: Sequence[_Case]) -> list[Verdict]:
 def _corrected(cases: Sequence[_Case], family: Callable[[Claim], str]) -> list[Corrected]:
     effects: dict[str, dict[Hashable, Difference]] = {}
     for case in cases:
-        if case.effect is not None and case.effect.n >= MIN_PAIRS and case.claim.direction != "equal":
+        if case.effect is not None and case.claim.is_tested(case.effect.n):
             effects.setdefault(family(case.claim), {})[comparison(case.tested)] = case.effect
     corrected = {
         (name, tested): found
@@ -243,7 +242,7 @@ def _verdict(case: _Case, of_paper: Corrected, of_all: Corrected) -> Verdict:
     size, told = (-effect, opposite) if effect.value < 0 else (effect, direction)
     counts = "either way" if claim.direction == "equal" else direction
     sentence = (
-        f"{outcome.capitalize()}{scale}: the {statistic_words(claim)} of {method} on {where(case.tested)} is "
+        f"{outcome.capitalize()}{scale}: the {claim.statistic_words} of {method} on {where(case.tested)} is "
         f"{size.words(sign='')} points {told} than that of {against} ({tests_words(effect.n, of_paper, of_all)}), "
         f"where {case.tested.minimal_effect:g} {counts} would count; {reason}."
     )

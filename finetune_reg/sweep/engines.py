@@ -37,7 +37,7 @@ SETTINGS: dict[str, Any] = {
     "distributed.scheduler.worker-saturation": 1.0,  # a worker that dies takes no waiting notebook with it
     "distributed.scheduler.allowed-failures": 3,
     "distributed.scheduler.worker-ttl": None,  # a busy machine is not a dead worker
-    "distributed.deploy.lost-worker-timeout": "5s",
+    "distributed.deploy.lost-worker-timeout": "5s",  # until its place is free for another
     "distributed.worker.profile.enabled": False,  # it samples the worker's threads, which only wait for a kernel
     "distributed.scheduler.http.routes": [],  # the progress is in the terminal
     "distributed.worker.http.routes": [],
