@@ -23,7 +23,7 @@ FLOORS = [
     {"experiment"},
     {"results"},
     {"report", "sweep"},
-    {"course"},
+    {"course", "own_table"},
     {"cli"},
     {"__main__"},
 ]

@@ -36,6 +36,7 @@ COLUMNS = 4
 METRIC_LABELS = {
     "accuracy": "accuracy",
     "f1": "F1",
+    "macro_f1": "macro F1",
     "matthews": "Matthews correlation",
     "spearman": "Spearman correlation",
     "pearson": "Pearson correlation",

@@ -15,8 +15,8 @@ ENTAILING = ("entailment", "entails", "equivalent")
 def compute_metric(name: MetricName, labels: np.ndarray, predictions: np.ndarray) -> float:
     """Compare predictions with labels, both of shape (examples,).
 
-    Correlations and Matthews lie in [-1, 1], accuracy and F1 (of class 1) in [0, 1]; a correlation with a constant
-    is 0.
+    Correlations and Matthews lie in [-1, 1], accuracy, F1 (of class 1) and macro F1 (the mean of the F1 of all classes
+    in labels or predictions) in [0, 1]; a correlation with a constant is 0.
     """
     from scipy.stats import pearsonr, spearmanr
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
@@ -26,6 +26,8 @@ def compute_metric(name: MetricName, labels: np.ndarray, predictions: np.ndarray
             return float(accuracy_score(labels, predictions))
         case "f1":
             return float(f1_score(labels, predictions, zero_division=0.0))
+        case "macro_f1":
+            return float(f1_score(labels, predictions, average="macro", zero_division=0.0))
         case "matthews":
             return float(matthews_corrcoef(labels, predictions))
     if np.ptp(predictions) == 0 or np.ptp(labels) == 0:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from finetune_reg.errors import unknown_name
 
-MetricName = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
+MetricName = Literal["accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"]
 Split = Literal["official", "development", "pooled"]
 FOLDS = 5  # of the training rows, one held out to choose hyperparameters on
 
