@@ -29,6 +29,7 @@ from torch import nn
 
 from finetune_reg.building_blocks.parameter_groups import weight_decay_groups
 from finetune_reg.building_blocks.pretrained_model import task_loss
+from finetune_reg.errors import InputError
 from finetune_reg.hyperparameters.ranges import Count, NonNegative, Precision, Seed, check_hyperparameters, check_ranges
 
 SetupStage = Literal["initialization", "preparation", "search", "reference"]
@@ -50,6 +51,7 @@ class TrainingContext:
         seed: seed of the noise (dropout, masks) drawn while training.
         betas, epsilon: Adam's constants.
         bias_correction: of Adam's moments; without it as in BertAdam (see `bias_correction.py`).
+        resumes: an interrupted run goes on: `load_state_dict` follows `setup`, which need not search or measure.
 
     Raises:
         InputError: a number of the wrong type or outside its range.
@@ -65,6 +67,7 @@ class TrainingContext:
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: NonNegative = 1e-8
     bias_correction: bool = True
+    resumes: bool = False
 
     def __post_init__(self) -> None:
         check_ranges(self, "TrainingContext")
@@ -132,6 +135,33 @@ class FineTuningMethod:
 
     def finalize(self, model: nn.Module) -> None:
         """Undo all surgery, so that `save_pretrained` writes a plain checkpoint; also after a `setup` that failed."""
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return what the method knows between updates, by name; a number is a tensor without dimensions.
+
+        The tensors are the method's own, share no memory with one another and are the same in all processes. What the
+        hyperparameters, the model's weights, the optimizer or the global random state hold does not appear: the base
+        has nothing to say.
+        """
+        return {}
+
+    def load_state_dict(self, state_dict: Mapping[str, torch.Tensor]) -> None:
+        """Go on from a state: after `setup` and after the model has its weights back, before `create_optimizer`.
+
+        Here the tensors of `state_dict()` are overwritten in place.
+
+        Raises:
+            InputError: the state is not that of such a method on such a model.
+        """
+        shapes, stored = ({n: tuple(t.shape) for n, t in state.items()} for state in (self.state_dict(), state_dict))
+        if shapes != stored:
+            differing = sorted(n for n in shapes.keys() | stored.keys() if shapes.get(n) != stored.get(n))
+            raise InputError(
+                f"The state does not fit {type(self).__name__}, it differs in {differing[0]}: set the method up as "
+                "before, on a model of the same architecture with the same trainable parameters."
+            )
+        for name, tensor in self.state_dict().items():
+            tensor.copy_(state_dict[name])
 
     @classmethod
     def overridden_calls(cls) -> tuple[str, ...]:

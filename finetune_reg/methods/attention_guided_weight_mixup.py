@@ -174,11 +174,10 @@ class AttentionGuidedWeightMixup(FineTuningMethod):
         finite_difference_radius: norm of the perturbation of the weights, > 0.
         shared_masks: the passes that make up a hypergradient share their dropout masks on the training batch.
         precondition: divide the validation gradient by Adam's scale per tensor; `"identity"` only.
-        roll_back_look_ahead, undo_perturbation: False leaves the weights where these moves have put them;
-            `"identity"` only.
+        roll_back_look_ahead, undo_perturbation: False leaves the weights moved; `"identity"` only.
 
     Attributes:
-        search_log: after `setup`, a record per iteration: search, iteration, training_loss, validation_loss,
+        search_log: after a search, a record per iteration: search, iteration, training_loss, validation_loss,
             direct_norm, implicit_norm, cosine (between the two parts of the hypergradient) and mean_alpha.
 
     Raises:
@@ -206,6 +205,7 @@ class AttentionGuidedWeightMixup(FineTuningMethod):
     roll_back_look_ahead: bool = True
     undo_perturbation: bool = True
     search_log: list[dict[str, float]] = field(default_factory=list, init=False, repr=False, compare=False)
+    _layers: list[MixedLinear] = field(default_factory=list, init=False, repr=False, compare=False)
     _undo: ExitStack = field(default_factory=ExitStack, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -245,35 +245,35 @@ class AttentionGuidedWeightMixup(FineTuningMethod):
         if self.n_searches == 0:
             return
         start: dict[torch.Tensor, torch.Tensor] = {p: p.detach().clone() for p in model.parameters()}
-        layers: list[MixedLinear] = []
 
         def mix(linear: nn.Linear) -> MixedLinear:
-            layers.append(MixedLinear(linear, start[linear.weight], self.mixing, self.rank))
-            return layers[-1]
+            self._layers.append(MixedLinear(linear, start[linear.weight], self.mixing, self.rank))
+            return self._layers[-1]
 
         with ExitStack() as undo:
             inside = backbone_module_names(model)
             replace_linears(model, inside.__contains__, mix, undo, method=type(self).__name__)
-            self._search(model, layers, start, context)
-            for layer in layers:
+            if not context.resumes:
+                self._search(model, start, context)
+            for layer in self._layers:
                 undo.callback(layer.fold)
             self._undo = undo.pop_all()
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return weights, pretrained weights and factors of the mixed layers; the model shows the mixture only."""
+        named = [[("weight", layer.weight.detach()), *layer.named_buffers(recurse=False)] for layer in self._layers]
+        return {f"{i}.{name}": tensor for i, tensors in enumerate(named) for name, tensor in tensors}
 
     def finalize(self, model: nn.Module) -> None:
         """Write the mixed weights into the parameters and put the plain linear layers back."""
         self._undo.close()
+        self._layers = []
 
-    def _search(
-        self,
-        model: nn.Module,
-        layers: list[MixedLinear],
-        start: dict[torch.Tensor, torch.Tensor],
-        context: TrainingContext,
-    ) -> None:
+    def _search(self, model: nn.Module, start: dict[torch.Tensor, torch.Tensor], context: TrainingContext) -> None:
         """Run the searches, each from `start`; leave the averaged tensors, and the start elsewhere."""
         generator = torch.Generator().manual_seed(context.seed)
         search = bilevel.BilevelSearch(**{f.name: getattr(self, f.name) for f in fields(bilevel.BilevelSearch)})
-        alphas = [factor.requires_grad_() for layer in layers for factor in layer.factors]
+        alphas = [factor.requires_grad_() for layer in self._layers for factor in layer.factors]
         averaged = alphas + [parameter for parameter in start if parameter.requires_grad and self.average == "all"]
         with bilevel.training_on_trial(model, start):
             totals = [torch.zeros_like(tensor) for tensor in averaged]
@@ -285,7 +285,7 @@ class AttentionGuidedWeightMixup(FineTuningMethod):
                         draws = torch.empty(alpha.shape, dtype=alpha.dtype).normal_(generator=generator)
                         alpha.copy_(bilevel.alpha_start(draws, self.alpha_init_std))
                 for record in search.run(model, alphas, context, generator):
-                    self.search_log.append({"search": k + 1, **record, "mean_alpha": _mean_alpha(layers)})
+                    self.search_log.append({"search": k + 1, **record, "mean_alpha": _mean_alpha(self._layers)})
                 torch._foreach_add_(totals, [tensor.detach() for tensor in averaged])
         with torch.no_grad():
             torch._foreach_copy_(averaged, torch._foreach_div(totals, self.n_searches))

@@ -108,6 +108,9 @@ class ChildTuningD(FineTuningMethod):
         model = unwrapped(model)
         in_blocks = {id(parameter) for parameter in transformer_blocks(model).parameters()}
         measured = {n: p for n, p in model.named_parameters() if id(p) in in_blocks and p.requires_grad}
+        if context.resumes:
+            self._masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in measured.items()}
+            return
         released = self.fisher == "clipped_batches"
         with in_mode(model, training=released), extra_pass(), random_state_kept(device_of(model)):
             torch.manual_seed(context.seed)
@@ -144,6 +147,10 @@ class ChildTuningD(FineTuningMethod):
             if id(parameter) in self._decayed_by_hand:
                 decay = rates[id(parameter)] * self._weight_decay
                 parameter.addcmul_(parameter, mask.view(torch.uint8), value=-decay)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the masks."""
+        return self._masks
 
     def finalize(self, model: nn.Module) -> None:
         """Drop the masks and take them out of the optimizer."""

@@ -129,6 +129,16 @@ class Combination(FineTuningMethod):
         for member in self.members:
             member.after_step(model, optimizer)
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the states of the members, each name after the position of its member."""
+        return {f"{i}.{name}": t for i, member in enumerate(self.members) for name, t in member.state_dict().items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, torch.Tensor]) -> None:
+        """Give each member its state."""
+        for i, member in enumerate(self.members):
+            own = {name.removeprefix(f"{i}."): t for name, t in state_dict.items() if name.startswith(f"{i}.")}
+            member.load_state_dict(own)
+
     def finalize(self, model: nn.Module) -> None:
         """Undo the members in reverse order."""
         for member in reversed(self.members):

@@ -32,6 +32,7 @@ Subnetworks Adaptively. NeurIPS 2022, arXiv:2211.01642.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -118,6 +119,21 @@ class DPSDense(FineTuningMethod):
         for weight, mask in zip(self._weights, self._masks, strict=True):
             if weight.grad is not None:
                 weight.grad.mul_(mask.view(torch.uint8))
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the number of updates and, by the place of each matrix, the sums or the masks of its stage."""
+        return {
+            "update": torch.tensor(self._update),
+            **{f"squares.{i}": squares for i, squares in enumerate(self._squares)},
+            **{f"mask.{i}": mask for i, mask in enumerate(self._masks)},
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, torch.Tensor]) -> None:
+        """Take up the cycle in its stage."""
+        self._update = int(state_dict.get("update", 0))
+        self._squares = [zeros_for_squares(weight) for weight in self._weights if "squares.0" in state_dict]
+        self._masks = [torch.ones_like(w, dtype=torch.bool) for w in self._weights if "mask.0" in state_dict]
+        super().load_state_dict(state_dict)
 
     def finalize(self, model: nn.Module) -> None:
         """Drop sums and masks, put the dropout rates back."""

@@ -37,6 +37,7 @@ Subnetworks Adaptively. NeurIPS 2022, arXiv:2211.01642.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -141,6 +142,12 @@ class SelectiveMixLinear(nn.Linear):
         self.squares = scores.new_empty(0)
         self.keep_mask = select_largest(scores, n_kept)
 
+    def stage(self) -> dict[str, torch.Tensor]:
+        """Return what the next update is made with, by attribute; the reference in Stage II only."""
+        in_stage_2 = self.reference is not self.pretrained_weight
+        names = ["pretrained_weight", "keep_mask", "squares", "activity"] + ["reference"] * in_stage_2
+        return {name: getattr(self, name) for name in names}
+
     def mixed_weight(self) -> torch.Tensor:
         """Return `W~`, shape (out, in)."""
         return mixed_weight(self.weight, self.reference, self.keep_mask, self.keep_fraction, self.rescale_gradient)
@@ -231,6 +238,26 @@ class DPSMix(FineTuningMethod):
     def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Prepare reference and masks of the next update."""
         self._prepare_update(self._update + 1)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the number of updates, the state of the masks' generator and the stage of each layer."""
+        if self._generator is None or self.keep_fraction == 1.0:
+            return {}
+        return {
+            "update": torch.tensor(self._update),
+            "generator": self._generator.get_state(),
+            **{f"{i}.{name}": t for i, layer in enumerate(self._layers) for name, t in layer.stage().items()},
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, torch.Tensor]) -> None:
+        """Take up the cycle in its stage."""
+        self._update = int(state_dict.get("update", 0))
+        if stage_of(self._update + 1, self._stage_length)[0] == 2:
+            for layer in self._layers:
+                layer.begin_training(layer.weight.numel(), self._stage_length, penalize=False)
+        super().load_state_dict(state_dict)
+        if self._generator is not None and state_dict:
+            self._generator.set_state(state_dict["generator"].cpu())
 
     def finalize(self, model: nn.Module) -> None:
         """Put the plain linear layers and the dropout rates back."""

@@ -86,6 +86,10 @@ class L2SP(FineTuningMethod):
         for _, parameter in named_head_parameters(model):
             _add_gradient(parameter, parameter, self.head_strength)
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the snapshot."""
+        return self._pretrained
+
     def finalize(self, model: nn.Module) -> None:
         """Drop the snapshot and the deviations."""
         self._pretrained.clear()

@@ -149,6 +149,7 @@ class Mixout(FineTuningMethod):
     rescale_gradient: bool = True
     granularity: Literal["neuron", "weight"] = "neuron"
     disable_dropout: bool = True
+    _layers: list[MixLinear] = field(default_factory=list, init=False, repr=False, compare=False)
     _undo: ExitStack = field(default_factory=ExitStack, init=False, repr=False, compare=False)
 
     @property
@@ -167,13 +168,11 @@ class Mixout(FineTuningMethod):
         spared = feed_forward_expansion_names(model) if self.scope == "dropout_sites" else set()
 
         def mix(select: Callable[[str], bool], probability: float) -> None:
-            replace_linears(
-                model,
-                select,
-                build=lambda linear: MixLinear(linear, probability, self.rescale_gradient, self.granularity),
-                undo=self._undo,
-                method="Mixout",
-            )
+            def build(linear: nn.Linear) -> MixLinear:
+                self._layers.append(MixLinear(linear, probability, self.rescale_gradient, self.granularity))
+                return self._layers[-1]
+
+            replace_linears(model, select, build, self._undo, method="Mixout")
 
         mix(lambda name: name in inside and name not in spared, self.mix_probability)
         if self.head_mix_probability is not None:
@@ -181,6 +180,11 @@ class Mixout(FineTuningMethod):
         if self.disable_dropout:
             set_dropout(model, 0.0, self._undo)
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the pretrained weights of the mixed layers, in the model's order."""
+        return {f"{i}.pretrained_weight": layer.pretrained_weight for i, layer in enumerate(self._layers)}
+
     def finalize(self, model: nn.Module) -> None:
         """Put the plain linear layers and the dropout rates back."""
+        self._layers = []
         self._undo.close()

@@ -87,6 +87,10 @@ class PretrainedWeightDecay(FineTuningMethod):
             if name in self._pretrained:
                 pull_toward(parameter, self._pretrained[name], rates[id(parameter)], self.strength, out=parameter)
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the snapshot."""
+        return self._pretrained
+
     def finalize(self, model: nn.Module) -> None:
         """Drop the snapshot."""
         self._pretrained.clear()

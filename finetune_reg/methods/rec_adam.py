@@ -95,17 +95,22 @@ class RecallingAdamW(torch.optim.AdamW):
         uncorrected_epsilon: bool = False,
         **arguments: Any,
     ) -> None:
-        super().__init__(groups, **arguments)
+        super().__init__([{**group, "n_updates": 0} for group in groups], **arguments)
         self.anchors, self.annealing, self.strength = anchors, annealing, strength
         self.decay_last, self.uncorrected_epsilon = decay_last, uncorrected_epsilon
-        self.n_updates = 0
         self._scheduled: list[dict[str, float]] = []
         self.register_step_pre_hook(self._anneal)
         self.register_step_post_hook(self._recall)
 
+    @property
+    def n_updates(self) -> int:
+        """Steps so far, which the state dict of the optimizer holds."""
+        return self.param_groups[0]["n_updates"]
+
     def _anneal(self, *_: Any) -> None:
         """Give each group the rates of AdamW's move."""
-        self.n_updates += 1
+        for group in self.param_groups:
+            group["n_updates"] += 1
         weight = self.annealing(self.n_updates)
         self._scheduled = [{name: group[name] for name in ("lr", "weight_decay", "eps")} for group in self.param_groups]
         for group in self.param_groups:
@@ -164,7 +169,7 @@ class RecAdam(FineTuningMethod):
     random_start: bool = False
     decay_last: bool = False
     uncorrected_epsilon: bool = False
-    _pretrained: dict[int, torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _pretrained: dict[str, torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -200,7 +205,7 @@ class RecAdam(FineTuningMethod):
 
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
         """Snapshot the backbone; draw it anew for a random start."""
-        self._pretrained = {id(p): p.detach().clone() for _, p in named_backbone_parameters(model)}
+        self._pretrained = {name: p.detach().clone() for name, p in named_backbone_parameters(model)}
         if self.random_start:
             frozen = [(p, p.detach().clone()) for p in backbone(model).parameters() if not p.requires_grad]
             reinitialize(backbone(model), 0.02, torch.Generator().manual_seed(context.seed))
@@ -222,15 +227,20 @@ class RecAdam(FineTuningMethod):
         ]
         in_updates = context.n_updates if self.midpoint_unit == "fraction" else 1
         midpoint = self.annealing_midpoint * in_updates
+        trained = dict(named_backbone_parameters(model))
         return RecallingAdamW(
             groups,
-            anchors=self._pretrained,
+            anchors={id(trained[name]): pretrained for name, pretrained in self._pretrained.items()},
             annealing=lambda update: task_weight(update, self.annealing, self.annealing_rate, midpoint),
             strength=self.pretrained_strength,
             decay_last=self.decay_last,
             uncorrected_epsilon=self.uncorrected_epsilon,
             **context.adamw_arguments,
         )
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the snapshot; the optimizer counts the updates."""
+        return self._pretrained
 
     def finalize(self, model: nn.Module) -> None:
         """Drop the snapshot."""

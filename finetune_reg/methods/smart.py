@@ -213,6 +213,15 @@ class SMART(FineTuningMethod):
             momentum = self.teacher_momentum if early else self.late_teacher_momentum
             move_average(self._teacher, dict(unwrapped(model).named_parameters()), momentum)
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the teacher and the number of its moves."""
+        return {"update": torch.tensor(self._update), **self._teacher}
+
+    def load_state_dict(self, state_dict: Mapping[str, torch.Tensor]) -> None:
+        """Take up the teacher."""
+        super().load_state_dict(state_dict)
+        self._update = int(state_dict["update"])
+
     def finalize(self, model: nn.Module) -> None:
         """Drop the teacher and stop watching."""
         self._undo.close()
