@@ -1,5 +1,6 @@
 """The public names and where they live: `__init__.py` loads from here, type checkers read it."""
 
+from finetune_reg.building_blocks.pretrained_model import name_backbone as name_backbone
 from finetune_reg.errors import InputError as InputError
 from finetune_reg.experiment.run import run as run
 from finetune_reg.experiment.settings import RunSettings as RunSettings

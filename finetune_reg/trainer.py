@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
-from transformers.utils import ModelOutput
 
-from finetune_reg.building_blocks.pretrained_model import refuse_untrainable
+from finetune_reg.building_blocks.pretrained_model import name_backbone, named_outputs, refuse_untrainable
 from finetune_reg.building_blocks.task_outputs import divides_by_count, task_outputs_from
 from finetune_reg.errors import InputError, shortened
 from finetune_reg.method import FineTuningMethod, TrainingContext
@@ -27,6 +26,7 @@ class MethodTrainer(Trainer):
 
     Args:
         method: the method; one object serves one training run at a time.
+        backbone: name of the pretrained part of a module of one's own, see `name_backbone`; by default it is found.
         *args, **kwargs: those of `transformers.Trainer`.
 
     Raises:
@@ -35,8 +35,10 @@ class MethodTrainer(Trainer):
 
     model: nn.Module  # always there, because model_init is refused
 
-    def __init__(self, *args: Any, method: FineTuningMethod, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, method: FineTuningMethod, backbone: str | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if backbone is not None:
+            name_backbone(self.model, backbone)
         self.method = method
         self.compute_loss = self._loss_with_method  # type: ignore[method-assign]  # the class's stays the task's
         self._loss_divides_by_count = False
@@ -139,13 +141,13 @@ class MethodTrainer(Trainer):
         """Return the outputs of a pass, their `loss` being what the class's `compute_loss` returns, times `scale`."""
         arguments: Any = {"return_outputs": True, "num_items_in_batch": num_items_in_batch}
         match type(self).compute_loss(self, model, copy(batch), **arguments):
-            case torch.Tensor() as loss, ModelOutput() as outputs:
-                outputs = copy(outputs)
+            case torch.Tensor() as loss, outputs:
+                outputs = copy(named_outputs(outputs))
                 outputs.loss = loss if scale == 1 else loss * scale
                 return outputs
         raise InputError(
             f"{type(self).__name__} cannot hand the task's loss to its method: when return_outputs is true, "
-            "compute_loss must return the loss, a tensor, and the outputs of the model, a ModelOutput."
+            "compute_loss must return the loss, a tensor, and the outputs of the model."
         )
 
     def _division_of_loss(self, num_items_in_batch: torch.Tensor | int | None) -> tuple[bool, bool]:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from finetune_reg.building_blocks.bias_correction import skip_bias_correction
-from finetune_reg.building_blocks.pretrained_model import device_of, refuse_untrainable
+from finetune_reg.building_blocks.pretrained_model import device_of, name_backbone, named_outputs, refuse_untrainable
 from finetune_reg.errors import InputError, TrainingDivergedError, shortened
 from finetune_reg.hyperparameters.ranges import Count, Precision, Probability, check_in_range
 from finetune_reg.method import FineTuningMethod, TrainingContext
@@ -40,6 +40,7 @@ def train(
     max_grad_norm: float = 1.0,
     accumulation_steps: int = 1,
     precision: Precision = "float32",
+    backbone: str | None = None,
     after_epoch: Callable[[int, list[float]], Any] | None = None,
 ) -> list[float]:
     """Fine-tune `model` in place for `context.n_updates` updates.
@@ -55,14 +56,15 @@ def train(
         precision: of forward passes and losses, what the method adds included. Under `"bfloat16"` PyTorch's
             autocast chooses operation by operation; weights, gradients and the optimizer's state stay in float32,
             and so does what a method computes in `setup`.
+        backbone: name of the pretrained part of a module of one's own, see `name_backbone`; by default it is found.
         after_epoch: called with the number of finished epochs and the losses so far, for example to evaluate.
 
     Returns:
         The training loss of each update, what the method adds included.
 
     Raises:
-        InputError: no method, a model without a parameter to train, an epoch without batches, batches without labels,
-            a value out of range, or a precision that the method cannot use.
+        InputError: no method, a model without a parameter to train, an epoch without batches, outputs without a loss,
+            no such backbone, a value out of range, or a precision that the method cannot use.
         TrainingDivergedError: a loss is not finite. The method is finalized all the same, as after any other error.
     """
     from transformers import get_linear_schedule_with_warmup
@@ -78,6 +80,8 @@ def train(
     ):
         check_in_range(name, value, declared, "train")
     method.check_precision(precision)
+    if backbone is not None:
+        name_backbone(model, backbone)
     refuse_untrainable(model)
     losses: list[float] = []
     try:
@@ -95,8 +99,6 @@ def train(
             for micro_batches in _grouped(loader, accumulation_steps):
                 update_loss = 0.0
                 for batch in micro_batches:
-                    if "labels" not in batch:
-                        raise InputError("The loader gave a batch without labels: its collate function must add them.")
                     batch = {name: tensor.to(device_of(model)) for name, tensor in batch.items()}
                     with _autocast(model, precision):
                         outputs = model(**batch)
@@ -141,7 +143,7 @@ def predict(model: nn.Module, loader: Iterable[Batch], precision: Precision = "f
         batch = {name: tensor.to(device_of(model)) for name, tensor in batch.items()}
         labels.append(batch.pop("labels").cpu())
         with _autocast(model, precision):
-            logits.append(model(**batch).logits.float().cpu())
+            logits.append(named_outputs(model(**batch)).logits.float().cpu())
     return Predictions(torch.cat(logits).numpy(), torch.cat(labels).numpy())
 
 

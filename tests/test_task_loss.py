@@ -269,7 +269,6 @@ def test_a_subclass_that_leaves_the_method_out_stops_at_the_first_step(dataset, 
 
     for trainer_class, sentence in (
         (WithoutOutputs, "WithoutOutputs cannot hand the task's loss"),
-        (LogitsOnly, "LogitsOnly cannot hand the task's loss"),
         (OwnStep, r"without the training_loss .* self\.compute_loss"),
         (StepWithLoss, r"without the after_backward .* super\(\)\.training_step"),
     ):
@@ -277,6 +276,8 @@ def test_a_subclass_that_leaves_the_method_out_stops_at_the_first_step(dataset, 
         with pytest.raises(InputError, match=sentence):
             trained(Mixout(0.5), dataset, tmp_path, model, trainer_class=trainer_class)
         assert not any("MixLinear" in type(module).__name__ for module in model.modules())
+    with pytest.raises(InputError, match=r"no logits by that name: .* hand on all that it returns"):
+        trained(RDrop(), dataset, tmp_path, tiny_encoder("bert"), trainer_class=LogitsOnly)
     trainer = method_trainer(tiny_encoder("bert"), RDrop(), dataset, tmp_path)
     trainer.compute_loss = partial(Trainer.compute_loss, trainer)
     with pytest.raises(InputError, match="nothing may replace"):

@@ -7,7 +7,8 @@ All functions work in float32 at least and return a scalar. `reduction` is over 
 
 Divergences are between decisions, one row of logits each: `compared_logits` takes them from a model's outputs. A
 sequence classifier makes one decision per example, multiple choice one among its choices, a head over tokens one per
-labelled token, and question answering two per example, where the answer starts and where it ends.
+labelled token, question answering two per example, where the answer starts and where it ends, and a classifier of
+several labels at once one per label, between yes and no.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from finetune_reg.building_blocks.pretrained_model import config_of, name_of, refuse_tuples
+from finetune_reg.building_blocks.pretrained_model import name_of, named_outputs, unwrapped
 from finetune_reg.errors import InputError
 
 Reduction = Literal["mean", "sum"]
@@ -69,22 +70,22 @@ def stable_kl(logits: torch.Tensor, target_logits: torch.Tensor, guard: float = 
     return 2 * (p * log_odds_ratio).sum()
 
 
-def is_regression(model: nn.Module) -> bool:
+def is_regression(model: nn.Module, logits: torch.Tensor) -> bool:
     """Return whether the model predicts numbers rather than classes, by the rule of transformers.
 
-    Multiple choice is between classes whatever `num_labels` says, which its heads do not read.
+    Multiple choice is between classes whatever `num_labels` says, which its heads do not read. A model without a
+    config of its own predicts numbers where it has one output per example.
 
-    Raises:
-        InputError: several labels at once, whose outputs are no softmax; or a model that returns tuples.
+    Args:
+        logits: of the model, shape (decisions, classes) or (decisions,).
     """
-    refuse_tuples(model)
-    config = config_of(model)
-    problem_type = getattr(config, "problem_type", None)
-    if problem_type == "multi_label_classification":
-        raise InputError("Outputs of a multi-label model cannot be compared: use single-label data or a regression.")
-    if problem_type is None:
-        return config.num_labels == 1 and not name_of(model).endswith("ForMultipleChoice")
-    return problem_type == "regression"
+    problem_type = _problem_type(model)
+    if problem_type is not None:
+        return problem_type == "regression"
+    config = getattr(unwrapped(model), "config", None)
+    if config is None:
+        return logits.ndim == 1 or logits.shape[-1] == 1
+    return config.num_labels == 1 and not name_of(model).endswith("ForMultipleChoice")
 
 
 def compared_logits(model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor:
@@ -92,14 +93,17 @@ def compared_logits(model: nn.Module, batch: Mapping[str, torch.Tensor], outputs
 
     Padding makes no decision: with it or without, the rows are the same. Those of a head over tokens are the tokens
     with a label, which is not -100, or without labels in the batch all but padding; a causal language model decides at
-    the token before the labelled one. Logits of shape (batch, classes) are returned as they are.
+    the token before the labelled one. Of several labels at once each is a decision between yes and no. Other logits of
+    shape (batch, classes) are returned as they are.
 
     Args:
-        outputs: with `logits`, or the `start_logits` and `end_logits` of question answering, shape (batch, length).
+        outputs: with `logits`, or the `start_logits` and `end_logits` of question answering, shape (batch, length); see
+            `named_outputs`.
 
     Raises:
         InputError: other outputs.
     """
+    outputs = named_outputs(outputs)
     if getattr(outputs, "start_logits", None) is not None and getattr(outputs, "end_logits", None) is not None:
         both = torch.stack([outputs.start_logits, outputs.end_logits])
         tokens = batch.get("attention_mask")
@@ -109,12 +113,12 @@ def compared_logits(model: nn.Module, batch: Mapping[str, torch.Tensor], outputs
     logits = getattr(outputs, "logits", None)
     if not isinstance(logits, torch.Tensor):
         raise InputError(
-            f"Outputs of {name_of(model)} cannot be compared, because its {type(outputs).__name__} has no logits: use "
-            "a model with a head for classification, regression, tokens or question answering."
+            f"Outputs of {name_of(model)} cannot be compared, because they have no logits by that name: use a model "
+            "with a head for classification, regression, tokens or question answering, and hand on all that it returns."
         )
-    if logits.ndim < 3:
-        return logits
     labels = batch.get("labels")
+    if logits.ndim < 3:
+        return _yes_or_no(logits) if _has_several_labels(model, labels) else logits
     if labels is not None and name_of(model).endswith(("ForCausalLM", "LMHeadModel")):
         logits, labels = logits[:, :-1], labels[:, 1:]
     decides = labels != -100 if labels is not None else batch.get("attention_mask", torch.ones_like(logits[..., 0]))
@@ -142,9 +146,35 @@ def output_divergence(
         second: logits, same shape.
         detach_targets: for classifiers only, see `symmetric_kl`.
     """
-    if is_regression(model):
+    if is_regression(model, first):
         return squared_error(first, second, reduction)
     return symmetric_kl(first, second, reduction, detach_targets)
+
+
+def _problem_type(model: nn.Module) -> str | None:
+    return getattr(getattr(unwrapped(model), "config", None), "problem_type", None)
+
+
+def _has_several_labels(model: nn.Module, labels: torch.Tensor | None) -> bool:
+    """Return whether an example may have several labels at once, by the rule of transformers.
+
+    Raises:
+        InputError: the model has no config that tells several labels from several numbers.
+    """
+    if _problem_type(model) is not None or hasattr(unwrapped(model), "config"):
+        return _problem_type(model) == "multi_label_classification"
+    if labels is not None and labels.is_floating_point() and labels.ndim > 1 and labels.shape[-1] > 1:
+        raise InputError(
+            f"Outputs of {name_of(model)} cannot be compared, because labels of shape {tuple(labels.shape)} may be "
+            "several labels at once or several numbers: give the model a config whose problem_type is "
+            "'multi_label_classification' or 'regression'."
+        )
+    return False
+
+
+def _yes_or_no(logits: torch.Tensor) -> torch.Tensor:
+    """Return the logits of yes and no for each label, shape (batch * labels, 2): their softmax is the sigmoid."""
+    return torch.stack([logits, torch.zeros_like(logits)], -1).flatten(0, -2)
 
 
 def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from finetune_reg.building_blocks.pretrained_model import name_of, unwrapped
+from finetune_reg.building_blocks.pretrained_model import name_of, pretrained_part, unwrapped
 from finetune_reg.errors import InputError
 
 _EXEMPT_NAME = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
@@ -54,14 +54,14 @@ def backbone(model: nn.Module) -> nn.Module:
     """Return the pretrained part of a task model.
 
     Raises:
-        InputError: the model has no part that transformers calls its base model.
+        InputError: the model has no part that transformers calls its base model, and none that `name_backbone` names.
     """
-    model = unwrapped(model)
-    base = getattr(model, "base_model", model)
-    if base is model:
+    part = pretrained_part(model)
+    base = getattr(part, "base_model", part)
+    if base is unwrapped(model):
         raise InputError(
             f"{name_of(model)} does not separate a pretrained backbone from a task head: "
-            "load it with AutoModelForSequenceClassification."
+            "load it with AutoModelForSequenceClassification, or name its pretrained part with name_backbone."
         )
     return base
 

@@ -1,18 +1,22 @@
 """What every model of transformers carries, with its type: PyTorch declares the attributes of a module in general only.
 
 A wrapper that passes these attributes on, as those of peft do, serves as well. One that hides them, as those of
-data-parallel training and of `torch.compile` do, is seen through.
+data-parallel training and of `torch.compile` do, is seen through. A module of the user's own serves by the one
+pretrained model that it holds (a Lightning module, a SentenceTransformer, an encoder under a head of one's own), or by
+the part that `name_backbone` names.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from finetune_reg.errors import InputError
+from finetune_reg.errors import InputError, shortened
 from finetune_reg.hyperparameters.ranges import Precision
 
 if TYPE_CHECKING:
@@ -30,6 +34,53 @@ def unwrapped(model: nn.Module) -> nn.Module:
             break
         model = next(model.children())
     return model
+
+
+def name_backbone(model: nn.Module, name: str) -> None:
+    """Say which part of a module of one's own is the pretrained backbone; what stands outside of it is the head.
+
+    Needed only where `pretrained_part` does not find it: there are several pretrained models, or none of transformers.
+
+    Args:
+        name: of the part in the unwrapped model, as in `named_modules`, for example `"encoder"`.
+
+    Raises:
+        InputError: there is no such part, it has no parameters, or it is the whole model.
+    """
+    whole = unwrapped(model)
+    parts = {part: module for part, module in whole.named_modules() if part}
+    if name not in parts or next(parts[name].parameters(), None) is None:
+        with_parameters = [part for part, child in whole.named_children() if next(child.parameters(), None) is not None]
+        raise InputError(
+            f"{name_of(model)} has no part with parameters called {shortened(name)} that could be its backbone: name "
+            f"one such as {', '.join(with_parameters)}."
+        )
+    whole.backbone_name = name  # type: ignore[assignment]  # a string, not a module
+
+
+def pretrained_part(model: nn.Module) -> nn.Module:
+    """Return the pretrained model: the named part, the model itself, or the one model of transformers inside it.
+
+    A model that holds none is returned as it is.
+
+    Raises:
+        InputError: it holds several.
+    """
+    whole = unwrapped(model)
+    if hasattr(whole, "backbone_name"):
+        return whole.get_submodule(str(whole.backbone_name))
+    if hasattr(whole, "base_model"):
+        return whole
+    parts: dict[str, nn.Module] = {}
+    for name, module in whole.named_modules():
+        if hasattr(module, "base_model") and not name.startswith(tuple(f"{part}." for part in parts)):
+            parts[name] = module
+    if len(parts) > 1:
+        raise InputError(
+            f"{name_of(model)} holds several pretrained models, {' and '.join(parts)}: name the one that is to be its "
+            "backbone, with the host's argument backbone or with name_backbone."
+        )
+    return next(iter(parts.values()), whole)
 
 
 def name_of(model: nn.Module) -> str:
@@ -53,13 +104,12 @@ def refuse_untrainable(model: nn.Module) -> None:
     """Refuse a model that no method can train.
 
     Raises:
-        InputError: no parameter requires a gradient, or the model returns tuples.
+        InputError: no parameter requires a gradient.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError(
             f"{name_of(model)} has no parameter to train: set requires_grad of at least one of them to True."
         )
-    refuse_tuples(model)
 
 
 def refuse_reentrant_checkpointing(model: nn.Module, method: str) -> None:
@@ -79,7 +129,7 @@ def refuse_reentrant_checkpointing(model: nn.Module, method: str) -> None:
 
 
 def refuse_tuples(model: nn.Module) -> None:
-    """Refuse a model of transformers that does not name its outputs.
+    """Refuse a model of transformers that does not name its outputs, of which some heads have several to compare.
 
     Raises:
         InputError: `config.return_dict` is off.
@@ -90,17 +140,37 @@ def refuse_tuples(model: nn.Module) -> None:
         )
 
 
+def named_outputs(outputs: Any) -> Any:
+    """Return what a model returned with its parts as attributes: all that the contract needs is `loss` and `logits`.
+
+    Args:
+        outputs: an object that has them, as the ModelOutput of transformers; a dictionary of them; or a tuple, in which
+            a scalar at the beginning is the loss and what follows is the logits. A tensor alone, or nothing, has no
+            names: it may be anything.
+    """
+    match outputs:
+        case Mapping() if not hasattr(outputs, "to_tuple"):
+            return SimpleNamespace(**outputs)
+        case (torch.Tensor() as loss, *others) if loss.ndim == 0:
+            return SimpleNamespace(loss=loss, logits=next(iter(others), None))
+        case (torch.Tensor() as logits, *_):
+            return SimpleNamespace(logits=logits)
+        case torch.Tensor() | None:
+            return SimpleNamespace()
+    return outputs
+
+
 def task_loss(outputs: Any) -> torch.Tensor:
     """Return the loss that a model has computed from the labels of its batch.
 
     Raises:
         InputError: there is none.
     """
-    loss = getattr(outputs, "loss", None)
+    loss = getattr(named_outputs(outputs), "loss", None)
     if not isinstance(loss, torch.Tensor):
         raise InputError(
-            f"The model's outputs, a {type(outputs).__name__}, have no loss: give it labels, and let forward return an "
-            "object with loss and logits, such as a ModelOutput of transformers."
+            f"The model's outputs, a {type(outputs).__name__}, have no loss: give it labels, and let forward return "
+            "loss and logits, as a ModelOutput of transformers, a dictionary or a tuple."
         )
     return loss
 
@@ -114,8 +184,7 @@ def config_of(model: nn.Module) -> PreTrainedConfig:
     config: Any = getattr(unwrapped(model), "config", None)
     if config is None:
         raise InputError(
-            f"{name_of(model)} has no config, which says what its outputs are: use a model of transformers, or give "
-            "yours a config with num_labels."
+            f"{name_of(model)} has no config, which says how its attention is computed: use a model of transformers."
         )
     return config
 
@@ -128,7 +197,7 @@ def token_embeddings(model: nn.Module) -> nn.Embedding:
     Raises:
         InputError: the model has no such table, as one of images.
     """
-    whole: Any = unwrapped(model)
+    whole: Any = pretrained_part(model)
     for reader in (whole.get_encoder() if hasattr(whole, "get_encoder") else whole, whole):
         if hasattr(reader, "get_input_embeddings"):
             with suppress(NotImplementedError):  # what transformers raises for a module that looks nothing up

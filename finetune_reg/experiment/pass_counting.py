@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.pretrained_model import named_outputs
+
 
 class PassCounter:
     """Counts the passes of a model, and of copies made of it, while used as a context manager.
@@ -37,8 +39,9 @@ class PassCounter:
         if torch.is_inference_mode_enabled():
             return
         self.forward += 1
-        if outputs.logits.requires_grad:
-            outputs.logits.register_hook(self._count_backward)
+        logits = named_outputs(outputs).logits
+        if logits.requires_grad:
+            logits.register_hook(self._count_backward)
 
     def _count_backward(self, gradient: Any) -> None:
         self.backward += 1

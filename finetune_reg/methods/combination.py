@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.pretrained_model import named_outputs
 from finetune_reg.errors import InputError
 from finetune_reg.hyperparameters.ranges import Precision
 from finetune_reg.method import FineTuningMethod, TrainingContext
@@ -114,7 +115,7 @@ class Combination(FineTuningMethod):
 
     def training_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor:
         """Pass the loss through the members, through the one that replaces the task's loss first."""
-        loss_so_far = copy(outputs)
+        loss_so_far = copy(named_outputs(outputs))
         for member in sorted(self.members, key=lambda member: not member.replaces_task_loss):
             loss_so_far.loss = member.training_loss(model, batch, loss_so_far)
         return loss_so_far.loss

@@ -41,7 +41,7 @@ from finetune_reg.building_blocks.embedding_perturbation import (
     refuse_unfit_embeddings,
 )
 from finetune_reg.building_blocks.output_divergence import compared_logits, is_regression, output_divergence
-from finetune_reg.building_blocks.pretrained_model import precision_of, task_loss, unwrapped
+from finetune_reg.building_blocks.pretrained_model import precision_of, refuse_tuples, task_loss, unwrapped
 from finetune_reg.building_blocks.random_replay import RandomReplay, extra_pass
 from finetune_reg.building_blocks.task_outputs import task_outputs
 from finetune_reg.hyperparameters.ranges import NonNegative, Precision
@@ -107,21 +107,24 @@ class R3F(FineTuningMethod):
         """Watch the main passes, if their masks are shared."""
         if self.strength > 0:
             refuse_unfit_embeddings(model, "R3F")
-            is_regression(model)
+            refuse_tuples(model)
             if self.dropout == "shared":
                 self._replay = RandomReplay(model, self._undo)
 
     def training_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor:
         """Return the task loss and the weighted divergence of the clean and a noised pass."""
         loss, model = task_loss(outputs), unwrapped(model)
-        if self.strength == 0 or (is_regression(model) and not self.regression_term):
+        if self.strength == 0:
+            return loss
+        clean_logits = compared_logits(model, batch, outputs)
+        if is_regression(model, clean_logits) and not self.regression_term:
             return loss
         self.check_precision(precision_of(model))
         noise = draw_noise(input_embeddings(model, batch), self.noise_scale, self.noise)
         masks = extra_pass() if self._replay is None else self._replay.again()
         with masks, perturbed_embeddings(model, noise, detach=self.detach_embeddings):
             noised = task_outputs(model, batch)
-        clean_logits, noised_logits = (compared_logits(model, batch, each) for each in (outputs, noised))
+        noised_logits = compared_logits(model, batch, noised)
         return loss + self.strength * output_divergence(model, clean_logits, noised_logits)
 
     def finalize(self, model: nn.Module) -> None:

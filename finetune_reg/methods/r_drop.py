@@ -39,7 +39,7 @@ from finetune_reg.building_blocks.output_divergence import (
     squared_error,
     symmetric_kl,
 )
-from finetune_reg.building_blocks.pretrained_model import task_loss
+from finetune_reg.building_blocks.pretrained_model import refuse_tuples, task_loss
 from finetune_reg.building_blocks.random_replay import extra_pass
 from finetune_reg.building_blocks.task_outputs import task_outputs
 from finetune_reg.errors import unknown_name
@@ -58,7 +58,7 @@ def consistency(
         second_logits: same shape.
         kl_reduction: of the KL over the batch.
     """
-    if is_regression(model):
+    if is_regression(model, first_logits):
         return squared_error(first_logits, second_logits)
     return symmetric_kl(first_logits, second_logits, kl_reduction) / 2
 
@@ -76,7 +76,7 @@ class RDrop(FineTuningMethod):
         kl_reduction: `"mean"` or `"sum"` of the KL over the batch.
 
     Raises:
-        InputError: a value outside its range; at `setup`, a multi-label model.
+        InputError: a value outside its range; at `setup`, a model of transformers that returns tuples.
     """
 
     strength: NonNegative = 1.0
@@ -109,7 +109,7 @@ class RDrop(FineTuningMethod):
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
         """Refuse models whose outputs cannot be compared."""
         if self.strength > 0:
-            is_regression(model)
+            refuse_tuples(model)
 
     def training_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor:
         """Return the weighted task losses of both passes and their weighted consistency."""

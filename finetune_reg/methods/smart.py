@@ -63,6 +63,7 @@ from finetune_reg.building_blocks.output_divergence import (
 from finetune_reg.building_blocks.pretrained_model import (
     precision_of,
     refuse_reentrant_checkpointing,
+    refuse_tuples,
     task_loss,
     unwrapped,
 )
@@ -182,7 +183,7 @@ class SMART(FineTuningMethod):
         """Copy the weights, pretrained backbone and fresh head, as the teacher; watch the main passes."""
         if self.smoothness_strength > 0 or self.proximal_strength > 0:
             refuse_unfit_embeddings(model, "SMART")
-            is_regression(model)
+            refuse_tuples(model)
         if self.smoothness_strength > 0:
             refuse_reentrant_checkpointing(model, "SMART")
         if self.smoothness_strength > 0 and self.dropout == "shared":
@@ -248,7 +249,7 @@ class SMART(FineTuningMethod):
         perturbation = torch.randn_like(embeddings, dtype=dtype).mul_(self.noise_std).mul_(mask)
         for _ in range(self.n_ascent_steps):
             logits = self._perturbed_logits(model, batch, perturbation.requires_grad_())
-            if self.ascent_loss == "stable_kl" and not is_regression(model):
+            if self.ascent_loss == "stable_kl" and not is_regression(model, logits):
                 ascent_loss = stable_kl(logits, clean_logits)
             else:
                 ascent_loss = output_divergence(model, logits, clean_logits, "sum")

@@ -54,7 +54,7 @@ def test_a_loader_without_labels_or_without_batches():
         tiny_encoder("bert"),
         [{k: v for k, v in b.items() if k != "labels"} for b in batches(DATASET, 8)],
     )
-    assert_refused(lambda: train(model, Vanilla(), unlabelled, context(DATASET)), "a batch without labels")
+    assert_refused(lambda: train(model, Vanilla(), unlabelled, context(DATASET)), "have no loss: give it labels")
     assert_refused(lambda: train(model, Vanilla(), [], context(DATASET)), "The loader gave no batch")
 
 

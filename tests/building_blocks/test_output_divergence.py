@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from finetune_reg.building_blocks.output_divergence import (
+    compared_logits,
     is_regression,
     output_divergence,
     squared_error,
     stable_kl,
     symmetric_kl,
 )
-from finetune_reg.errors import InputError
 
 DOUBLE = {"dtype": torch.float64}
 
@@ -122,12 +122,22 @@ def test_the_model_decides_between_squared_error_and_kl():
     assert output_divergence(model(), first, second, "sum") == symmetric_kl(first, second, "sum")
     assert output_divergence(model(problem_type="regression"), first, second) == squared_error(first, second)
     assert output_divergence(model(1), first[:, :1], second[:, 0]) == squared_error(first[:, 0], second[:, 0])
-    assert [is_regression(m) for m in (model(1), model(2), model(1, "single_label_classification"))] == [1, 0, 0]
+    models = (model(1), model(2), model(1, "single_label_classification"))
+    assert [is_regression(each, first) for each in models] == [1, 0, 0]
 
 
-def test_multi_label_models_are_refused():
-    with pytest.raises(InputError, match="multi-label"):
-        output_divergence(model(3, "multi_label_classification"), torch.zeros(1, 3), torch.zeros(1, 3))
+def test_without_a_config_one_output_is_a_number():
+    assert [is_regression(torch.nn.Module(), torch.zeros(shape)) for shape in ((5,), (5, 1), (5, 2))] == [1, 1, 0]
+
+
+def test_several_labels_at_once_are_decisions_between_yes_and_no():
+    torch.manual_seed(0)
+    first, second = torch.randn(2, 4, 3, **DOUBLE)
+    several = model(3, "multi_label_classification")
+    compared = [compared_logits(several, {}, SimpleNamespace(logits=each)) for each in (first, second)]
+    p, q = first.sigmoid(), second.sigmoid()
+    expected = ((p - q) * (first - second)).mean()
+    torch.testing.assert_close(output_divergence(several, *compared), expected)
 
 
 @pytest.mark.parametrize("divergence", [symmetric_kl, squared_error, stable_kl])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
@@ -14,17 +15,20 @@ from transformers import T5ForTokenClassification
 from unusual_models import UNUSUAL
 
 from finetune_reg.building_blocks.embedding_perturbation import input_embeddings, perturbed_embeddings
+from finetune_reg.building_blocks.parameter_groups import backbone, named_head_parameters
+from finetune_reg.building_blocks.pretrained_model import name_backbone
 from finetune_reg.errors import InputError
-from finetune_reg.methods import METHODS, R3F, Mixout, RDrop, Vanilla
+from finetune_reg.methods import L2SP, METHODS, R3F, FreeLB, Mixout, RDrop, Vanilla
+from finetune_reg.trainer import MethodTrainer
 
 TEXT = ("input_ids", "attention_mask")
 NO_BACKBONE = "does not separate a pretrained backbone"
 NO_TABLE = "has no table of word embeddings"
 NO_INPUT_IDS = "has no input_ids, whose word embeddings are to be moved"
 TWO_STACKS = "has two stacks of transformer blocks"
+NAMED = partial(MethodTrainer, backbone="encoder")
 EXCHANGED = "it with attention_type='original_full'."
 NO_RATES = "GaussianDropout needs a dropout module at"
-NO_LOSS = "have no loss: give it labels"
 FREE_OF_BACKBONES = ("vanilla", "child_tuning_f", "r_drop", "smart", "r3f", "freelb")
 MOVING = ("smart", "r3f", "freelb")
 BY_DEPTH = (
@@ -47,16 +51,17 @@ REFUSED = {
     "plain": {
         **{name: NO_BACKBONE for name in METHODS if name not in FREE_OF_BACKBONES},
         **dict.fromkeys(MOVING, NO_TABLE),
-        "r_drop": "has no config",
     },
-    "tuples": dict.fromkeys(METHODS, NO_LOSS) | dict.fromkeys(("smart", "r3f", "r_drop"), "returns tuples"),
+    "own head, dictionary": {},
+    "own head, tuple": {},
+    "holder": {},
+    "tuples": dict.fromkeys(("smart", "r3f", "r_drop"), "returns tuples"),
     "inputs_embeds": dict.fromkeys(MOVING, NO_INPUT_IDS),
     "t5": dict.fromkeys(BY_DEPTH, TWO_STACKS),
     "bart": dict.fromkeys(BY_DEPTH, TWO_STACKS),
     "big_bird": dict.fromkeys(CHANGING_MODULES, EXCHANGED),
     "big_bird, full attention": {},
 }
-REFUSED["dictionary"] = dict.fromkeys(("vanilla", "child_tuning_f"), NO_LOSS) | REFUSED["plain"]
 
 
 def three_updates(model, method, dataset) -> None:
@@ -146,6 +151,73 @@ def test_a_pass_that_looks_nothing_up_is_refused():
     words = model.bert.embeddings.word_embeddings.weight[batch["input_ids"]].detach()
     with pytest.raises(InputError, match="did not look them up"), perturbed_embeddings(model, noise):
         model(inputs_embeds=words)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_model_in_a_module_of_ones_own_trains_as_it_does_bare(name):
+    bare, held = tiny_encoder("bert"), UNUSUAL["holder"]()[0]
+    for model in (bare, held):
+        three_updates(model, METHOD_SETTINGS[name].active(), tiny_dataset())
+    assert largest_difference(weights(bare), weights(held.network)) == 0.0
+
+
+@pytest.mark.parametrize("kind", ["own head, dictionary", "own head, tuple"])
+@pytest.mark.parametrize("build", [partial(R3F, 1.0, noise_scale=0.1), RDrop, L2SP, FreeLB])
+def test_both_hosts_take_a_head_of_ones_own(kind, build, tmp_path):
+    trained = []
+    for train_model in (
+        lambda model, dataset: train_in_loop(model, build(), dataset),
+        lambda model, dataset: method_trainer(model, build(), dataset, tmp_path, trainer_class=NAMED).train(),
+    ):
+        model, dataset = UNUSUAL[kind]()
+        before = weights(model)
+        train_model(model, dataset)
+        assert largest_difference(before, weights(model)) > 0.0
+        trained.append(weights(model))
+    assert largest_difference(*trained) < 1e-6
+
+
+def test_the_part_that_is_named_is_the_backbone():
+    model, _ = UNUSUAL["own head, tuple"]()
+    assert backbone(model) is model.encoder
+    assert [name for name, _ in named_head_parameters(model)] == ["head.weight", "head.bias"]
+    name_backbone(model, "encoder.encoder")
+    assert backbone(model) is model.encoder.encoder
+    assert "encoder.embeddings.word_embeddings.weight" in dict(named_head_parameters(model))
+
+
+def test_the_one_model_inside_gives_backbone_and_head():
+    model, _ = UNUSUAL["holder"]()
+    assert backbone(model) is model.network.bert
+    assert all(name.startswith("network.classifier.") for name, _ in named_head_parameters(model))
+
+
+@pytest.mark.parametrize("name", ["decoder", "", "dropout"])
+def test_a_backbone_that_is_not_there_is_refused_by_both_hosts(name, tmp_path):
+    model, dataset = UNUSUAL["own head, tuple"]()
+    named = partial(MethodTrainer, backbone=name)
+    for start in (
+        lambda: train_in_loop(model, Vanilla(), dataset, backbone=name),
+        lambda: method_trainer(model, Vanilla(), dataset, tmp_path, trainer_class=named),
+    ):
+        with pytest.raises(InputError, match=r"name one such as encoder, head\."):
+            start()
+
+
+def test_several_pretrained_models_in_one_module_need_a_name():
+    model, dataset = UNUSUAL["own head, tuple"]()
+    model.reader = tiny_encoder("roberta")
+    with pytest.raises(InputError, match="several pretrained models, encoder and reader: name the one"):
+        train_in_loop(model, L2SP(), dataset)
+    name_backbone(model, "encoder")
+    train_in_loop(model, L2SP(), dataset)
+
+
+def test_several_numbers_and_several_labels_are_not_told_apart_without_a_config():
+    model, dataset = UNUSUAL["own head, tuple"]()
+    batch = batches(dataset, 4)[0] | {"labels": torch.rand(4, 2)}
+    with pytest.raises(InputError, match="may be several labels at once or several numbers"):
+        RDrop().training_loss(model, batch, model(**batch))
 
 
 def test_both_hosts_refuse_tuples_before_they_begin(tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from tiny_encoders import VOCABULARY, tiny_dataset, tiny_encoder
 from torch import nn
@@ -22,17 +25,42 @@ SEQUENCE_TO_SEQUENCE_END = 1
 
 
 class PlainClassifier(nn.Module):
-    """A network that is not of transformers; answers with an object or with a dictionary."""
+    """A network that is not of transformers."""
 
-    def __init__(self, returns_object: bool = True) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.table, self.classifier = nn.Embedding(VOCABULARY, 8), nn.Linear(8, 2)
-        self.returns_object = returns_object
 
     def forward(self, input_ids, attention_mask=None, labels=None):
         logits = self.classifier(self.table(input_ids).mean(1))
-        loss = nn.functional.cross_entropy(logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits) if self.returns_object else {"loss": loss}
+        return SequenceClassifierOutput(loss=nn.functional.cross_entropy(logits, labels), logits=logits)
+
+
+class OwnHead(nn.Module):
+    """The commonest code of research: an encoder of transformers under a head of one's own."""
+
+    def __init__(self, answer: Callable[[torch.Tensor, torch.Tensor], Any], dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.encoder = tiny_encoder("bert").bert.to(dtype)
+        torch.manual_seed(0)
+        self.dropout, self.head = nn.Dropout(0.1), nn.Linear(self.encoder.config.hidden_size, 2, dtype=dtype)
+        self.answer = answer
+
+    def forward(self, input_ids, attention_mask, labels=None):
+        first = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[:, 0]
+        logits = self.head(self.dropout(first))
+        return self.answer(nn.functional.cross_entropy(logits, labels), logits)
+
+
+class Holder(nn.Module):
+    """What a Lightning module looks like: the model is an attribute of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = tiny_encoder("bert")
+
+    def forward(self, **batch):
+        return self.network(**batch)
 
 
 def vision_transformer() -> tuple[nn.Module, Data]:
@@ -112,7 +140,9 @@ def big_bird(attention_type: str = "block_sparse", length: int = 62) -> tuple[nn
 UNUSUAL = {
     "images": vision_transformer,
     "plain": lambda: (PlainClassifier(), tiny_dataset()),
-    "dictionary": lambda: (PlainClassifier(returns_object=False), tiny_dataset()),
+    "own head, dictionary": lambda: (OwnHead(lambda loss, logits: {"loss": loss, "logits": logits}), tiny_dataset()),
+    "own head, tuple": lambda: (OwnHead(lambda *outputs: outputs), tiny_dataset()),
+    "holder": lambda: (Holder(), tiny_dataset()),
     "tuples": lambda: (tiny_encoder("bert", return_dict=False), tiny_dataset()),
     "inputs_embeds": embedded_inputs,
     "t5": t5,
