@@ -44,7 +44,7 @@ def check_inputs(records: Iterable[RunRecord], output_dir: Path | str) -> None:
             if (found := transfer(name, chosen["source"])) not in (None, known):
                 raise _changed(path, f"rows of {name}", chosen["source"], known, found)
         if record.weights_hash is not None:
-            loaded = weights(chosen["model_name"], chosen["task"])
+            loaded = weights(chosen["model_name"], chosen["task"], chosen["source"])
             if loaded not in (None, record.weights_hash):
                 raise _changed(path, "pretrained weights", chosen["model_name"], record.weights_hash, loaded)
 
@@ -76,19 +76,19 @@ def _hashes(
 
 
 def _transfer_hash(read_split: ReadSplit, task: str, source: str) -> str | None:
-    target = get_task(task)
+    target = get_task(task, source)
     try:
         return rows_hash(target, read_split(target, target.validation_split, source).rows)
     except MissingInputError:
         return None
 
 
-def _weights(model_name: str, task: str) -> str | None:
+def _weights(model_name: str, task: str, source: str) -> str | None:
     from finetune_reg.experiment.encoders import load_encoder  # loads transformers, which tables do without
 
     try:
         with torch.random.fork_rng(devices=[]):
-            return load_encoder(model_name, get_task(task), seed=0).weights_hash
+            return load_encoder(model_name, get_task(task, source), seed=0).weights_hash
     except MissingInputError:
         return None
 

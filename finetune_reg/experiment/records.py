@@ -39,6 +39,8 @@ class RunRecord:
         history: per evaluation the epoch, update, mean training loss since the one before, and all metrics.
         transfer: per task of `evaluate_on` all its metrics after the last epoch.
         distance_from_pretrained: Euclidean norm of the change of all backbone weights.
+        logits: after the last epoch, of the rows evaluated on, in their order, to four digits; kept only for tasks of
+            the user's own that have numbered splits.
         subset: row ids and content hash of the training rows, and the hash of the rows evaluated on.
         weights_hash: of the weights that came from the checkpoint.
         head: whether the task head was `kept` from the checkpoint or, in whole or in part, `drawn` from `seed_init`;
@@ -59,6 +61,7 @@ class RunRecord:
     majority_score: float | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     transfer: dict[str, dict[str, Any]] = field(default_factory=dict)
+    logits: list[list[float]] = field(default_factory=list)
     distance_from_pretrained: float | None = None
     subset: dict[str, Any] = field(default_factory=dict)
     weights_hash: str | None = None

@@ -32,6 +32,7 @@ from finetune_reg.tasks import (
     majority_score,
     training_loader,
 )
+from finetune_reg.tasks.batching import evaluation_order
 from finetune_reg.tasks.loading import rows_hash
 from finetune_reg.training_loop import Predictions, predict, train
 
@@ -57,7 +58,7 @@ def run(settings: RunSettings, output_dir: Path | str, device: str = "auto") -> 
         run_id=settings.run_id,
         settings=asdict(settings),
         status="failed",
-        metric=get_task(settings.task).metrics[0],
+        metric=get_task(settings.task, settings.source).metrics[0],
     )
     try:
         _fill(record, settings, resolved)
@@ -121,6 +122,9 @@ def _fill(record: RunRecord, settings: RunSettings, device: torch.device) -> Non
         if epoch % settings.evaluate_every and epoch != settings.epochs:
             return
         predictions = _finite(predict(model, evaluation, settings.precision), len(losses))
+        if data.task.n_splits:
+            in_order = predictions.logits[np.argsort(evaluation_order(held_out))]
+            record.logits = in_order.round(4).astype(float).tolist()
         seen = record.history[-1]["update"] if record.history else 0
         entry = {"epoch": epoch, "update": len(losses), "train_loss": float(np.mean(losses[seen:]))}
         record.history.append(entry | evaluate_predictions(data.task, predictions.logits, predictions.labels))
@@ -160,14 +164,15 @@ def _evaluate_elsewhere(
 ) -> tuple[dict[str, dict[str, float | bool]], dict[str, str]]:
     """Return the scores on each other task, and the hash of its rows."""
     scores, hashes = {}, {}
+    trained = get_task(settings.task, settings.source)
     for name in settings.evaluate_on:
-        target = get_task(name)
+        target = get_task(name, settings.source)
         rows = load_split(target, target.validation_split, settings.source)
         hashes[name] = rows_hash(target, rows)
         examples = encode(target, rows, encoder.tokenizer, settings.max_length, encoder.n_positions)
         loader = evaluation_loader(examples, encoder.tokenizer)
         predictions = _finite(predict(encoder.model, loader, settings.precision), n_updates)
-        scores[name] = evaluate_transfer(get_task(settings.task), target, predictions.logits, predictions.labels)
+        scores[name] = evaluate_transfer(trained, target, predictions.logits, predictions.labels)
     return scores, hashes
 
 

@@ -92,9 +92,9 @@ class RunSettings:
         from finetune_reg.tasks.metrics import label_map
 
         check_fields(self, "A run")
-        task = get_task(self.task)
+        task = get_task(self.task, self.source)
         for target in self.evaluate_on:
-            label_map(task, get_task(target))
+            label_map(task, get_task(target, self.source))
         if self.stratified and task.is_regression:
             raise InputError(f"{self.task} has scores, not classes: leave stratified out.")
         if self.split == "development" and task.validation_split != "test":

@@ -55,7 +55,8 @@ def checklist_items(table: pd.DataFrame) -> list[tuple[str, str]]:
     metrics = [f"{row.task}: {row.metric}" for row in tasks.itertuples()]
     scored = table.drop_duplicates(["task", "split"])
     splits = [
-        f"{name}: {get_task(name).scored_split(split)}" for name, split in zip(scored.task, scored.split, strict=True)
+        f"{name}: {get_task(name, source).scored_split(split)}"
+        for name, source, split in zip(scored.task, scored.source, scored.split, strict=True)
     ]
     subsets = {json.loads(subset).get("content_hash") for subset in table.subset} - {None}
     recipe = [f"{name} {_values(table[name])}" for name in RECIPE[2:]]

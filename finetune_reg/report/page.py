@@ -204,7 +204,7 @@ def _transfer_table(runs: pd.DataFrame) -> PageTable:
     for trained_on, of_task in runs.groupby("task", sort=False):
         transfer = of_task.transfer.map(json.loads)
         for name in dict.fromkeys(name for scores in transfer for name in scores):
-            metric = get_task(name).metrics[0]
+            metric = get_task(name, of_task.source.iloc[0]).metrics[0]
             score = transfer.map(lambda scores, name=name, metric=metric: scores.get(name, {}).get(metric))
             tables.append(of_task.assign(task=f"{name}, trained on {trained_on}", metric=metric, score=score))
     return scores_table(summary_table(pd.concat(tables))) if tables else PageTable(HEADERS, [], 2)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from finetune_reg.pocket.tasks import SPLIT_SIZES
 from finetune_reg.tasks import get_task, load_split
-from finetune_reg.tasks.loading import subset_row_ids
+from finetune_reg.tasks.subsets import subset_row_ids
 
 if TYPE_CHECKING:
     from finetune_reg.sweep.plan import NotebookRun
@@ -24,7 +24,7 @@ def check_sources(runs: Iterable[NotebookRun]) -> None:
     checked = set()
     for first in (run.settings[0] for run in runs):
         for name in (first.task, *first.evaluate_on):
-            task, source = get_task(name), first.source
+            task, source = get_task(name, first.source), first.source
             is_missing = source not in ("pocket", "local", "hub") and not os.path.isdir(os.path.expanduser(source))
             if (name, source) not in checked and (is_missing or task.embedded != (source == "pocket")):
                 load_split(task, "train", source)  # refuses before it reads
@@ -45,14 +45,14 @@ def check_available(runs: Iterable[NotebookRun]) -> None:
     models: set[str] = set()
     for first in (run.settings[0] for run in runs):
         for name in () if first.source == "pocket" else (first.task, *first.evaluate_on):
-            task = get_task(name)
+            task = get_task(name, first.source)
             own = ("train", task.scored_split(first.split))
             for split in own if name == first.task else (task.validation_split,):
                 if (name, split, first.source) not in splits:
                     load_split(task, split, first.source)
                     splits.add((name, split, first.source))
         if first.model_name != "pocket" and first.model_name not in models:
-            load_encoder(first.model_name, get_task(first.task), first.seed_init, first.pretrained)
+            load_encoder(first.model_name, get_task(first.task, first.source), first.seed_init, first.pretrained)
             models.add(first.model_name)
 
 

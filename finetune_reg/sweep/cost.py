@@ -21,7 +21,9 @@ from finetune_reg.method import FineTuningMethod
 from finetune_reg.methods import build_method
 from finetune_reg.methods.attention_guided_weight_mixup import AttentionGuidedWeightMixup
 from finetune_reg.sweep.plan import NotebookRun
-from finetune_reg.tasks.loading import FOLDS, POOLED_PARTS
+from finetune_reg.tasks import get_task, load_split
+from finetune_reg.tasks.loading import POOLED_PARTS
+from finetune_reg.tasks.task_table import FOLDS
 
 # Fitted by least squares to runs of the 22.7 M encoder on 300 rows of GLUE tasks, one core of a 2-core cloud machine:
 # 36 in float32 (79e9 operations a second, 9.1e-9 s) and 125 in bfloat16 (154e9, 8.6e-9 s). A run takes 0.7 to 1.6 times
@@ -32,6 +34,7 @@ SECONDS_PER_UPDATE_AND_PARAMETER = 9e-9
 GPU, GPU_OPERATIONS_PER_SECOND = "an A100 at 30 % of its 312 TFLOP/s in bfloat16", 0.3 * 312e12
 # Kernel start, and import of PyTorch and transformers, on the same machine.
 SECONDS_PER_NOTEBOOK = 5.0
+PIECES_PER_WORD = 1.3
 
 
 @dataclass(frozen=True)
@@ -166,11 +169,12 @@ def count_passes(settings: RunSettings) -> tuple[int, int]:
 def count_operations(settings: RunSettings) -> float:
     """Return the floating-point operations of a run, evaluations included."""
     size, (forward, backward) = _model_size(settings), count_passes(settings)
-    task = TASK_SIZES[settings.task]
+    task = _task_size(settings.task, settings.source)
     rows_per_pass = min(settings.batch_size, _rows(settings)[0])
     n_evaluations = -(-settings.epochs // settings.evaluate_every)
     evaluated = n_evaluations * _rows(settings)[1] * task.tokens
-    evaluated += sum(TASK_SIZES[name].evaluation_rows * TASK_SIZES[name].tokens for name in settings.evaluate_on)
+    elsewhere = [_task_size(name, settings.source) for name in settings.evaluate_on]
+    evaluated += sum(size.evaluation_rows * size.tokens for size in elsewhere)
     return 2 * size.weights * ((forward + 2 * backward) * rows_per_pass * task.tokens + evaluated)
 
 
@@ -191,6 +195,17 @@ def _notebook_cost(run: NotebookRun, finished: Collection[str], measured: _Measu
 
 def _is_known(model_name: str) -> bool:
     return model_name.rsplit("/", 1)[-1] in MODEL_SIZES
+
+
+@lru_cache(maxsize=100)
+def _task_size(name: str, source: str) -> TaskSize:
+    """Return the size of a task; that of a user's own is counted, a word as many word pieces as in GLUE's tasks."""
+    if name in TASK_SIZES:
+        return TASK_SIZES[name]
+    task = get_task(name, source)
+    rows = load_split(task, "train", source)
+    words = sum(len(row[column].split()) for row in rows for column in task.text_columns)
+    return TaskSize(len(rows), len(rows) // POOLED_PARTS, PIECES_PER_WORD * words / len(rows))
 
 
 def _model_size(settings: RunSettings) -> ModelSize:
@@ -221,7 +236,7 @@ def _updates(settings: RunSettings) -> int:
 
 def _rows(settings: RunSettings) -> tuple[int, int]:
     """Return how many rows are trained and evaluated on."""
-    size = TASK_SIZES[settings.task]
+    size = _task_size(settings.task, settings.source)
     training, evaluation = size.training_rows, size.evaluation_rows
     if settings.split == "pooled":
         evaluation = -(-(training + evaluation) // POOLED_PARTS)

@@ -68,7 +68,7 @@ class NotebookRun:
     @property
     def job(self) -> NotebookJob:
         """What a worker needs to know."""
-        metric = get_task(self.settings[0].task).metrics[0]
+        metric = get_task(self.settings[0].task, self.settings[0].source).metrics[0]
         made = zip(self.parameters.get("seeds", [0]), self.settings, self.run_ids, strict=True)
         runs = tuple(PlannedRun(seed, run_id, asdict(settings), metric) for seed, settings, run_id in made)
         return NotebookJob(self.name, f"{self.settings[0].task}, {self.label}", dict(self.parameters), runs)

@@ -1,8 +1,10 @@
 """Tasks: what they are, their rows, their scores.
 
 task_table.py  every task: columns, labels, metrics
+own_task.py    a task of the user's own: a folder with a few lines of YAML
 row_files.py   JSONL and Parquet files -> rows; what is damaged is named
-loading.py     rows from pocket, a folder or the hub; frozen subsets
+subsets.py     frozen low-resource subsets and held-out folds
+loading.py     rows from pocket, a folder or the hub
 batching.py    rows -> tokens -> padded batches
 metrics.py     scores, those of constant answers among them
 

@@ -94,8 +94,12 @@ def training_loader(
 
 def evaluation_loader(examples: list[Example], tokenizer: PreTrainedTokenizerBase, batch_size: int = 64) -> DataLoader:
     """Batches for evaluation: sorted by length, padded to their longest example."""
-    by_length = sorted(examples, key=lambda example: len(example["input_ids"]))
-    return _loader(by_length, tokenizer, batch_size=batch_size)
+    return _loader([examples[i] for i in evaluation_order(examples)], tokenizer, batch_size=batch_size)
+
+
+def evaluation_order(examples: list[Example]) -> list[int]:
+    """Return the positions of examples in the order in which `evaluation_loader` gives them."""
+    return sorted(range(len(examples)), key=lambda i: len(examples[i]["input_ids"]))
 
 
 def _loader(examples: list[Example], tokenizer: PreTrainedTokenizerBase, **options: Any) -> DataLoader:

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import random
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -18,8 +17,10 @@ from finetune_reg.errors import InputError, MissingInputError, shortened
 from finetune_reg.hyperparameters.ranges import Seed, check_in_range
 from finetune_reg.paths import existing_folder
 from finetune_reg.pocket.tasks import generate_task
+from finetune_reg.tasks.own_task import numbered_split
 from finetune_reg.tasks.row_files import Row, read_rows
-from finetune_reg.tasks.task_table import FOLDS, TASKS, Split, Task, get_task
+from finetune_reg.tasks.subsets import fold_of, stratified_subset, subset_row_ids
+from finetune_reg.tasks.task_table import TASKS, Split, Task, get_task
 
 POOLED_PARTS = 5  # one of them is the test set, rounded up
 ENVIRONMENT_VARIABLE = "FINETUNE_REG_GLUE"
@@ -73,7 +74,8 @@ def load_task(
     """Load a task and a frozen subset of its training rows.
 
     Args:
-        name: a key of `TASKS`.
+        name: a key of `TASKS`, or a task of the user's own in the folder `source`, see `own_task.py`. Where that has
+            numbered splits, `subset_seed` is the number of one, and the splits of the files are not used.
         source: `"pocket"`; `"local"`, the folder in the environment variable FINETUNE_REG_GLUE; `"hub"`; or the
             path of a folder that holds `NAME/SPLIT.jsonl` or `.parquet`.
         n_train: rows to draw without replacement, in the same way for every run with this `subset_seed`; None
@@ -93,13 +95,16 @@ def load_task(
             hub.
     """
     check_in_range("subset_seed", subset_seed, Seed, "load_task")
-    task, read_split = get_task(name), read_split or read_labelled_rows
+    task, read_split = get_task(name, source), read_split or read_labelled_rows
     where = f"{name} ({source})"
     training = read_split(task, "train", source)
     train, positions = training.rows, training.positions
     ids = list(range(len(train)))
     validation: list[Row] = []
-    if split == "pooled":
+    numbered = numbered_split(task, source, subset_seed, len(train)) if task.n_splits else None
+    if numbered is not None:
+        ids, validation = numbered.train, [train[i] for i in numbered.test]
+    elif split == "pooled":
         evaluation = read_split(task, task.validation_split, source)
         train = train + evaluation.rows
         positions = positions + [training.n_rows + position for position in evaluation.positions]
@@ -109,11 +114,13 @@ def load_task(
     elif held_out_fold is None:
         validation = read_split(task, task.scored_split(split), source).rows
     if stratified:
-        ids = _stratified_subset(task, train, ids, n_train, subset_seed, where)
+        ids = stratified_subset(task, train, ids, n_train, subset_seed, where)
     else:
         ids = [ids[i] for i in subset_row_ids(len(ids), n_train, subset_seed, where)]
-    if held_out_fold is not None:
-        kept, held_out = _fold(ids, held_out_fold, subset_seed, where)
+    if held_out_fold is not None and numbered is not None:
+        ids, validation = numbered.inside(ids, held_out_fold), [train[i] for i in numbered.held_out[held_out_fold]]
+    elif held_out_fold is not None:
+        kept, held_out = fold_of(ids, held_out_fold, subset_seed, where)
         ids, validation = kept, [train[i] for i in held_out]
     chosen = [train[i] for i in ids]
     hashes = rows_hash(task, chosen), rows_hash(task, validation)
@@ -144,58 +151,6 @@ def read_labelled_rows(task: Task, split: str, source: str) -> SplitRows:
         path = _local_file(task, split, source)
         rows, where = read_rows(path), str(path)
     return _checked(task, rows, where)
-
-
-def subset_row_ids(n_rows: int, n_train: int | None, seed: int, where: str) -> list[int]:
-    """Draw `n_train` of `n_rows` positions; the same for the same seed on every machine.
-
-    Raises:
-        InputError: fewer rows than asked for, or less than one asked for.
-    """
-    if n_train is None:
-        return list(range(n_rows))
-    if not 1 <= n_train <= n_rows:
-        raise InputError(f"n_train must be between 1 and {n_rows}, the training rows of {where}, not {n_train}.")
-    return random.Random(seed).sample(range(n_rows), n_train)
-
-
-def _stratified_subset(
-    task: Task, rows: list[Row], ids: list[int], n_train: int | None, seed: int, where: str
-) -> list[int]:
-    if task.is_regression:
-        raise InputError(f"{where} has scores, not classes: leave stratified out.")
-    rows_of = Counter(rows[i]["label"] for i in ids)
-    n_classes = task.n_outputs
-    if n_train is None or not n_classes <= n_train <= len(ids) - n_classes:
-        largest = len(ids) - n_classes
-        raise InputError(f"A stratified subset of {where} needs n_train from {n_classes} to {largest}, not {n_train}.")
-    rarest = min(range(n_classes), key=rows_of.__getitem__)
-    if rows_of[rarest] < 2:
-        raise InputError(
-            f"{where} has {rows_of[rarest]} rows of the class {task.label_names[rarest]}, where a stratified subset "
-            "needs two: leave stratified out."
-        )
-    from sklearn.model_selection import train_test_split
-
-    subset, _ = train_test_split(ids, train_size=n_train, stratify=[rows[i]["label"] for i in ids], random_state=seed)
-    if absent := set(range(n_classes)) - {rows[i]["label"] for i in subset}:
-        raise InputError(
-            f"A stratified subset of {n_train} of the {len(ids)} rows of {where} has none of the {rows_of[rarest]} of "
-            f"the class {task.label_names[min(absent, key=rows_of.__getitem__)]}: raise n_train to "
-            f"{-(-len(ids) // rows_of[rarest])}."
-        )
-    return subset
-
-
-def _fold(ids: list[int], fold: int, seed: int, where: str) -> tuple[list[int], list[int]]:
-    if not 0 <= fold < FOLDS:
-        raise InputError(f"held_out_fold is 0 to {FOLDS - 1}, one of {FOLDS} folds, not {fold}.")
-    if len(ids) < FOLDS:
-        raise InputError(f"{len(ids)} training rows of {where} cannot be cut into {FOLDS} folds.")
-    from sklearn.model_selection import KFold
-
-    kept, held_out = list(KFold(FOLDS, shuffle=True, random_state=seed).split(ids))[fold]
-    return [ids[i] for i in kept], [ids[i] for i in held_out]
 
 
 def rows_hash(task: Task, rows: Iterable[Row]) -> str:

@@ -26,6 +26,7 @@ class Task:
         folders: names a local folder may have.
         embedded: part of pocket, the toy world that ships with the package.
         label_range: smallest and largest label of a regression task.
+        n_splits: of a user's own task, see `own_task.py`: how many numbered splits of its rows there are.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Task:
     folders: tuple[str, ...] = ()
     embedded: bool = False
     label_range: tuple[float, float] = (0.0, 5.0)
+    n_splits: int = 0
 
     @property
     def is_regression(self) -> bool:
@@ -97,12 +99,16 @@ TASKS: dict[str, Task] = {
 }
 
 
-def get_task(name: str) -> Task:
-    """Look a task up by name.
+def get_task(name: str, source: str = "pocket") -> Task:
+    """Look a task up by name, in the table or, as a user's own, in the folder `source`.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: there is none of that name, or what describes a user's own is damaged.
     """
-    if name not in TASKS:
-        raise unknown_name("task", name, TASKS)
-    return TASKS[name]
+    if name in TASKS:
+        return TASKS[name]
+    from finetune_reg.tasks.own_task import find_own_task
+
+    if (own := find_own_task(name, source)) is not None:
+        return own
+    raise unknown_name("task", name, TASKS)

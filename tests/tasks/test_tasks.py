@@ -25,7 +25,8 @@ from finetune_reg.tasks import (
     majority_score,
 )
 from finetune_reg.tasks.batching import LengthBucketedBatches
-from finetune_reg.tasks.loading import rows_hash, subset_row_ids
+from finetune_reg.tasks.loading import rows_hash
+from finetune_reg.tasks.subsets import subset_row_ids
 
 
 def write_task(folder: Path, name: str = "rte", n: int = 8, splits=("train", "validation"), **changes) -> Path:
