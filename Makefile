@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 PYTEST := $(BIN)/python -m pytest -n 2 --no-loadscope-reorder --dist
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-kernel-startup-timeout=120
 
-.PHONY: setup reproduce test campaigns test-all lint notebooks clean
+.PHONY: setup reproduce test campaigns test-all lint notebooks site clean
 
 setup: $(VENV)/.installed
 
@@ -46,5 +46,9 @@ lint: setup
 notebooks: setup
 	$(BIN)/python -m finetune_reg.course.notebook_execution
 
+# Offline: the notebooks as they are committed, the pages of docs/ and those made from the package and its records.
+site: setup
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --jobs 2 docs docs/_build/html
+
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) runs docs/_build .pytest_cache .ruff_cache .mypy_cache
