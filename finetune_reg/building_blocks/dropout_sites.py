@@ -65,8 +65,8 @@ def dropout_sites(model: nn.Module) -> list[DropoutSite]:
     """Return the dropouts of the model's backbone, bottom first: 37 for BERT-base.
 
     Raises:
-        InputError: the model has no backbone, no stack of blocks with attention, no dropout modules, or exchanges its
-            attention in mid-run.
+        InputError: the model has no backbone, no stack of blocks with attention, no dropout but that of attention
+            probabilities, or exchanges its attention in mid-run.
     """
     refuse_exchanged_attention(model)
     blocks = transformer_blocks(model)
@@ -81,6 +81,11 @@ def dropout_sites(model: nn.Module) -> list[DropoutSite]:
     ]
     if not sites:
         raise InputError(f"{name_of(model)} has no dropout module in its backbone: there is no rate to set.")
+    if all(site.position.endswith("attention_probabilities") for site in sites):
+        raise InputError(
+            f"{name_of(model)} has dropout on its attention probabilities alone, not on what a sub-layer adds, as "
+            "decoders such as Llama: use a model with dropout after its sub-layers, such as BERT or GPT-2."
+        )
     return sites
 
 

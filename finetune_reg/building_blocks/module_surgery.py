@@ -11,22 +11,48 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
+import torch
 from torch import nn
+from torch.nn import functional as F
 
 from finetune_reg.building_blocks.parameter_groups import backbone
-from finetune_reg.building_blocks.pretrained_model import name_of, unwrapped
+from finetune_reg.building_blocks.pretrained_model import is_linear, is_transposed, name_of, unwrapped
 from finetune_reg.errors import InputError
+
+
+class ReplacementLinear(nn.Linear):
+    """A linear layer around the very parameters of another one.
+
+    Attributes:
+        transposed: whether the weight has shape (in, out), as in the `Conv1D` of GPT-2, in place of (out, in).
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.weight, self.bias = linear.weight, linear.bias
+        self.transposed = is_transposed(linear)
+        self.out_features, self.in_features = self.turned(self.weight).shape
+
+    def turned(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Turn the weight, or what is shaped like it, to (out, in); or what has that shape to the weight's."""
+        return tensor.T if self.transposed else tensor
+
+    def map(self, input: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Map (..., in) to (..., out) by a weight shaped like the layer's own, with the very product of that layer."""
+        if not self.transposed:
+            return F.linear(input, weight, self.bias)
+        return torch.addmm(self.bias, input.view(-1, input.shape[-1]), weight).view(*input.shape[:-1], -1)
 
 
 def replace_linears(
     model: nn.Module,
     select: Callable[[str], bool],
-    build: Callable[[nn.Linear], nn.Linear],
+    build: Callable[[nn.Linear], ReplacementLinear],
     undo: ExitStack,
     *,
     method: str,
 ) -> list[str]:
-    """Replace each plain `nn.Linear` whose name in the model `select` accepts by `build(module)`.
+    """Replace each plain linear layer, `nn.Linear` or `Conv1D`, whose name in the model `select` accepts.
 
     A layer shared by several parents is replaced once, everywhere.
 
@@ -40,15 +66,15 @@ def replace_linears(
     model = unwrapped(model)
     refuse_loose_attention(model, method)
     refuse_exchanged_attention(model)
-    replacements: dict[int, nn.Linear] = {}
+    replacements: dict[int, ReplacementLinear] = {}
     names = []
     for parent_name, parent in list(model.named_modules()):
         for child_name, child in list(parent.named_children()):
             name = f"{parent_name}.{child_name}" if parent_name else child_name
-            if not isinstance(child, nn.Linear) or not select(name):
+            if not is_linear(child) or not select(name):
                 continue
             refuse_quantized(child, name, method)
-            if type(child) is not nn.Linear:
+            if type(child) is not nn.Linear and not is_transposed(child):
                 raise InputError(
                     f"{method} cannot replace {name}: it is already a {type(child).__name__}. "
                     "Use one method that replaces linear layers at a time."
@@ -60,8 +86,8 @@ def replace_linears(
             names.append(name)
     if not names:
         raise InputError(
-            f"{method} found no nn.Linear to replace in {name_of(model)}: it works on encoders built "
-            "from nn.Linear, and only before another method has replaced the layers."
+            f"{method} found no linear layer to replace in {name_of(model)}: it works on models built "
+            "from nn.Linear or Conv1D, and only before another method has replaced the layers."
         )
     return names
 
@@ -128,13 +154,6 @@ def refuse_quantized_parts(model: nn.Module, user: str) -> None:
         refuse_quantized(module, name, user)
 
 
-def share_parameters(replacement: nn.Linear, linear: nn.Linear) -> None:
-    """Initialize `replacement`, a subclass of `nn.Linear`, around the parameters of `linear`."""
-    nn.Module.__init__(replacement)
-    replacement.in_features, replacement.out_features = linear.in_features, linear.out_features
-    replacement.weight, replacement.bias = linear.weight, linear.bias
-
-
 def set_dropout(model: nn.Module, probability: float, undo: ExitStack) -> None:
     """Set every dropout rate of the model, attention probabilities and head included.
 
@@ -184,8 +203,11 @@ def feed_forward_expansion_names(model: nn.Module) -> set[str]:
     return {
         name
         for name, module in modules.items()
-        if isinstance(module, nn.Linear)
-        and module.out_features > module.in_features
-        and name.startswith(stacks)
-        and not name.startswith(attention)
+        if name.startswith(stacks) and not name.startswith(attention) and is_linear(module) and _widens(module)
     }
+
+
+def _widens(linear: nn.Linear) -> bool:
+    """Return whether a linear layer has more outputs than inputs."""
+    n_rows, n_columns = linear.weight.shape
+    return n_rows < n_columns if is_transposed(linear) else n_rows > n_columns

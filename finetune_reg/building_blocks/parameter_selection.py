@@ -9,31 +9,32 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from finetune_reg.building_blocks.parameter_groups import backbone
-from finetune_reg.building_blocks.pretrained_model import name_of
+from finetune_reg.building_blocks.pretrained_model import is_linear, name_of
 from finetune_reg.errors import InputError
 
 GRADIENT_SCALE = 1e3
 
 
 def linear_weights(model: nn.Module, method: str) -> list[torch.Tensor]:
-    """Return the trainable weight matrix, shape (out, in), of every linear layer, backbone and head, each once.
+    """Return the trainable weight matrix of every linear layer, backbone and head, each once.
 
     Raises:
         InputError: the backbone has no linear layer.
     """
-    if not any(isinstance(module, nn.Linear) for module in backbone(model).modules()):
+    if not any(is_linear(module) for module in backbone(model).modules()):
         raise InputError(
-            f"{method} found no nn.Linear in the backbone of {name_of(model)}: it works on encoders built from "
-            "nn.Linear."
+            f"{method} found no linear layer in the backbone of {name_of(model)}: it works on models built from "
+            "nn.Linear or Conv1D."
         )
-    linears = (module for module in model.modules() if isinstance(module, nn.Linear))
-    return list({id(linear.weight): linear.weight for linear in linears if linear.weight.requires_grad}.values())
+    weights: list[Any] = [module.weight for module in model.modules() if is_linear(module)]
+    return list({id(weight): weight for weight in weights if weight.requires_grad}.values())
 
 
 def stage_length(update_ratio: float, n_updates: int, exact_counts: bool, method: str) -> int:

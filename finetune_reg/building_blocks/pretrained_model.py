@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import nn
@@ -86,6 +86,16 @@ def pretrained_part(model: nn.Module) -> nn.Module:
 def name_of(model: nn.Module) -> str:
     """Return the name of the model's class, for a sentence."""
     return type(unwrapped(model)).__name__
+
+
+def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Return whether a module is a linear layer; the `Conv1D` of GPT-2 is one whose weight lies the other way round."""
+    return isinstance(module, nn.Linear) or is_transposed(module)
+
+
+def is_transposed(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Return whether a module is a linear layer whose weight has shape (in, out)."""
+    return type(module).__name__ == "Conv1D" and getattr(module, "weight", torch.empty(0)).ndim == 2
 
 
 def device_of(model: nn.Module) -> torch.device:

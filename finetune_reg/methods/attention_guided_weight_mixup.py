@@ -52,10 +52,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 import finetune_reg.methods.attention_guided_weight_mixup_search as bilevel
-from finetune_reg.building_blocks.module_surgery import backbone_module_names, replace_linears, share_parameters
+from finetune_reg.building_blocks.module_surgery import ReplacementLinear, backbone_module_names, replace_linears
 from finetune_reg.errors import InputError
 from finetune_reg.hyperparameters.ranges import Count, CountOrZero, Interval, NonNegative, Positive
 from finetune_reg.method import FineTuningMethod, TrainingContext
@@ -94,7 +93,7 @@ def mix_weights(
     return mixed.to(weight.dtype)
 
 
-class MixedLinear(nn.Linear):
+class MixedLinear(ReplacementLinear):
     """A linear layer that uses the mixture of its weight with a pretrained one, in training and in evaluation.
 
     `alpha` starts at exactly 1, where the mixture is the weight itself. In a state dict, `weight` is the mixture.
@@ -103,13 +102,13 @@ class MixedLinear(nn.Linear):
     def __init__(
         self, linear: nn.Linear, pretrained_weight: torch.Tensor, mixing: Mixing = "convex", rank: int | None = 1
     ) -> None:
-        share_parameters(self, linear)
+        super().__init__(linear)
         self.mixing = mixing
         self.pretrained_weight: torch.Tensor
         self.register_buffer("pretrained_weight", pretrained_weight, persistent=False)
-        out, inside = linear.weight.shape
-        wide, device = torch.promote_types(linear.weight.dtype, torch.float32), linear.weight.device
-        shapes = [(out, inside)] if rank is None else [(out, rank), (rank, inside)]
+        n_rows, n_columns = self.weight.shape
+        wide, device = torch.promote_types(self.weight.dtype, torch.float32), self.weight.device
+        shapes = [(n_rows, n_columns)] if rank is None else [(n_rows, rank), (rank, n_columns)]
         for i, shape in enumerate(shapes, start=1):
             self.register_buffer(f"alpha{i}", torch.ones(shape, dtype=wide, device=device), persistent=False)
 
@@ -119,12 +118,12 @@ class MixedLinear(nn.Linear):
         return tuple(buffer for name, buffer in self.named_buffers(recurse=False) if name.startswith("alpha"))
 
     def mixed_weight(self) -> torch.Tensor:
-        """Return the weight that the layer uses, shape (out, in)."""
+        """Return the weight that the layer uses, shaped like the parameter."""
         return mix_weights(self.weight, self.pretrained_weight, self.factors, self.mixing)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Map (..., in) to (..., out)."""
-        return F.linear(input, self.mixed_weight(), self.bias)
+        return self.map(input, self.mixed_weight())
 
     @torch.no_grad()
     def fold(self) -> None:

@@ -44,13 +44,12 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from finetune_reg.building_blocks.module_surgery import (
+    ReplacementLinear,
     backbone_module_names,
     replace_linears,
     set_dropout,
-    share_parameters,
 )
 from finetune_reg.building_blocks.parameter_selection import (
     GRADIENT_SCALE,
@@ -61,7 +60,7 @@ from finetune_reg.building_blocks.parameter_selection import (
     stage_of,
     zeros_for_squares,
 )
-from finetune_reg.building_blocks.pretrained_model import unwrapped
+from finetune_reg.building_blocks.pretrained_model import is_linear, unwrapped
 from finetune_reg.hyperparameters.ranges import Fraction
 from finetune_reg.method import FineTuningMethod, TrainingContext
 from finetune_reg.methods.mixout import mixout
@@ -104,8 +103,10 @@ def selection_scores(
     return scores * torch.exp(-activity / stage_length) if penalize else scores
 
 
-class SelectiveMixLinear(nn.Linear):
+class SelectiveMixLinear(ReplacementLinear):
     """A linear layer that shows, in training mode only, a reference in place of the weights its mask holds.
+
+    What is shaped like the weight lies as it does: (out, in), or (in, out) in a `Conv1D`.
 
     Attributes:
         pretrained_weight: the weight at construction, shape (out, in).
@@ -118,8 +119,8 @@ class SelectiveMixLinear(nn.Linear):
     pretrained_weight: torch.Tensor
 
     def __init__(self, linear: nn.Linear, keep_fraction: float, rescale_gradient: bool = True) -> None:
-        share_parameters(self, linear)
-        self.register_buffer("pretrained_weight", linear.weight.detach().clone(), persistent=False)
+        super().__init__(linear)
+        self.register_buffer("pretrained_weight", self.weight.detach().clone(), persistent=False)
         self.keep_fraction = keep_fraction
         self.rescale_gradient = rescale_gradient
         self.begin_cycle()
@@ -128,12 +129,12 @@ class SelectiveMixLinear(nn.Linear):
         """Return to the pretrained reference, with empty statistics."""
         self.reference = self.pretrained_weight
         self.squares = zeros_for_squares(self.weight)
-        self.activity = self.squares.new_zeros(1, self.in_features)
+        self.activity = self.turned(self.squares.new_zeros(1, self.in_features))
 
     def draw_mask(self, generator: torch.Generator) -> None:
         """Activate each input unit with probability `keep_fraction`."""
         mask = torch.empty(1, self.in_features, dtype=torch.bool).bernoulli_(self.keep_fraction, generator=generator)
-        self.keep_mask = mask.to(self.weight.device)
+        self.keep_mask = self.turned(mask.to(self.weight.device))
 
     def begin_training(self, n_kept: int, stage_length: int, penalize: bool) -> None:
         """Take the current weight as reference and activate the `n_kept` weights that score highest."""
@@ -155,7 +156,7 @@ class SelectiveMixLinear(nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Map (..., in) to (..., out)."""
         active = self.training and self.keep_fraction < 1.0
-        return F.linear(input, self.mixed_weight() if active else self.weight, self.bias)
+        return self.map(input, self.mixed_weight() if active else self.weight)
 
 
 @dataclass
@@ -217,7 +218,7 @@ class DPSMix(FineTuningMethod):
         model = unwrapped(model)
         inside = backbone_module_names(model)
         replace_linears(model, lambda name: name in inside, build, self._undo, method="DPSMix")
-        if any(isinstance(module, nn.Linear) for name, module in model.named_modules() if name not in inside):
+        if any(is_linear(module) for name, module in model.named_modules() if name not in inside):
             replace_linears(model, lambda name: name not in inside, build, self._undo, method="DPSMix")
         if self.disable_dropout:
             set_dropout(model, 0.0, self._undo)

@@ -140,7 +140,10 @@ class GaussianDropout(FineTuningMethod):
     def _hook_noise(self, model: nn.Module) -> None:
         for site in dropout_sites(model):
             if not any(isinstance(module, nn.Dropout) for module, _ in site.holders):
-                raise InputError(f"GaussianDropout needs a dropout module at {site.position}, not only a rate.")
+                raise InputError(
+                    f"GaussianDropout needs a dropout module at {site.position}, not only a rate: use a model that has "
+                    "one, such as BERT or RoBERTa."
+                )
         _register_attention()
         sigma = noise_standard_deviation(self.dropout_rate, self.variance_as_standard_deviation)
         noise_at_evaluation = self.noise_at_evaluation

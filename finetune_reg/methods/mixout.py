@@ -37,14 +37,13 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from finetune_reg.building_blocks.module_surgery import (
+    ReplacementLinear,
     backbone_module_names,
     feed_forward_expansion_names,
     replace_linears,
     set_dropout,
-    share_parameters,
 )
 from finetune_reg.hyperparameters.ranges import Probability
 from finetune_reg.method import FineTuningMethod, TrainingContext
@@ -92,7 +91,7 @@ def mixout(
     return torch.addcmul(pretrained_weight.to(deviation.dtype), deviation, factor).to(weight.dtype)
 
 
-class MixLinear(nn.Linear):
+class MixLinear(ReplacementLinear):
     """A linear layer whose weight, in training mode only, is mixed with its value at construction."""
 
     pretrained_weight: torch.Tensor
@@ -104,8 +103,8 @@ class MixLinear(nn.Linear):
         rescale_gradient: bool = True,
         granularity: Literal["neuron", "weight"] = "neuron",
     ) -> None:
-        share_parameters(self, linear)
-        self.register_buffer("pretrained_weight", linear.weight.detach().clone(), persistent=False)
+        super().__init__(linear)
+        self.register_buffer("pretrained_weight", self.weight.detach().clone(), persistent=False)
         self.mix_probability = mix_probability
         self.rescale_gradient = rescale_gradient
         self.granularity = granularity
@@ -113,10 +112,10 @@ class MixLinear(nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Map (..., in) to (..., out)."""
         if not self.training or self.mix_probability == 0.0:
-            return F.linear(input, self.weight, self.bias)
-        keep_mask = draw_keep_mask(self.weight, self.mix_probability, self.granularity)
+            return self.map(input, self.weight)
+        keep_mask = self.turned(draw_keep_mask(self.turned(self.weight), self.mix_probability, self.granularity))
         weight = mixout(self.weight, self.pretrained_weight, keep_mask, self.mix_probability, self.rescale_gradient)
-        return F.linear(input, weight, self.bias)
+        return self.map(input, weight)
 
     def extra_repr(self) -> str:
         """Show the mix probability beside the layer's shape."""

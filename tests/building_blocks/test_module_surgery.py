@@ -15,10 +15,10 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     BertForMaskedLM,
-    GPT2Config,
     ModernBertConfig,
     XLNetConfig,
 )
+from transformers.pytorch_utils import Conv1D
 
 from finetune_reg.building_blocks.module_surgery import replace_linears, set_dropout
 from finetune_reg.building_blocks.parameter_groups import (
@@ -26,8 +26,11 @@ from finetune_reg.building_blocks.parameter_groups import (
     named_head_parameters,
     weight_decay_groups,
 )
+from finetune_reg.building_blocks.pretrained_model import name_backbone
 from finetune_reg.errors import InputError
 from finetune_reg.methods import Mixout
+from finetune_reg.methods.attention_guided_weight_mixup import MixedLinear
+from finetune_reg.methods.dps_mix import SelectiveMixLinear
 from finetune_reg.methods.mixout import MixLinear
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -70,8 +73,9 @@ def test_rates_that_attention_keeps_as_numbers_are_set_and_restored():
 
 
 def test_an_encoder_without_linear_layers_is_refused():
-    model = classifier(GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2, pad_token_id=0))
-    with pytest.raises(InputError, match=r"found no nn\.Linear to replace in GPT2ForSequenceClassification"):
+    model = nn.Sequential(nn.Embedding(50, 16), nn.Linear(16, 2))
+    name_backbone(model, "0")
+    with pytest.raises(InputError, match="found no linear layer to replace in Sequential"):
         Mixout(0.5).setup(model, None)
 
 
@@ -118,3 +122,35 @@ def test_a_model_whose_attention_is_no_layers_is_refused_by_name(name):
     with pytest.raises(InputError, match=r"cannot use XLNet\w+, whose attention keeps weights outside of layers"):
         train_in_loop(model, method, tiny_dataset())
     assert all(type(module) is nn.Linear for module in model.modules() if isinstance(module, nn.Linear))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda linear: MixLinear(linear, 0.5),
+        lambda linear: MixLinear(linear, 0.5, granularity="weight"),
+        lambda linear: SelectiveMixLinear(linear, 0.5),
+        lambda linear: MixedLinear(linear, 2 * linear.weight.detach(), rank=None),
+    ],
+    ids=["input units", "weights", "stages", "coefficients"],
+)
+def test_a_weight_the_other_way_round_is_mixed_as_its_transpose_is(build):
+    torch.manual_seed(0)
+    plain, transposed = nn.Linear(3, 5).double(), Conv1D(5, 3).double()
+    transposed.weight.data, transposed.bias.data = plain.weight.data.T.clone(), plain.bias.data.clone()
+    results = []
+    for linear in (plain, transposed):
+        layer = build(linear)
+        assert layer.weight is linear.weight
+        assert (layer.in_features, layer.out_features) == (3, 5)
+        layer.weight.data.mul_(1.5)
+        if isinstance(layer, SelectiveMixLinear):
+            layer.draw_mask(torch.Generator().manual_seed(0))
+        if isinstance(layer, MixedLinear):
+            layer.alpha1.copy_(layer.turned(torch.linspace(0, 1, 15).view(5, 3)))
+        torch.manual_seed(1)
+        mapped = layer(torch.linspace(-1, 1, 12, dtype=torch.float64).view(2, 2, 3))
+        mapped.square().sum().backward()
+        results.append((mapped, layer.turned(layer.weight.grad)))
+    torch.testing.assert_close(*results, rtol=0, atol=1e-12)
+    assert not torch.allclose(results[0][0], plain(torch.linspace(-1, 1, 12, dtype=torch.float64).view(2, 2, 3)))

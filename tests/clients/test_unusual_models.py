@@ -12,7 +12,7 @@ from method_settings import METHOD_SETTINGS
 from tiny_encoders import batches, tiny_dataset, tiny_encoder
 from training_hosts import context, largest_difference, method_trainer, train_in_loop, updates_by_hand, weights
 from transformers import T5ForTokenClassification
-from unusual_models import UNUSUAL
+from unusual_models import FAMILIES, UNUSUAL
 
 from finetune_reg.building_blocks.embedding_perturbation import input_embeddings, perturbed_embeddings
 from finetune_reg.building_blocks.parameter_groups import backbone, named_head_parameters
@@ -31,22 +31,24 @@ EXCHANGED = "it with attention_type='original_full'."
 NO_RATES = "GaussianDropout needs a dropout module at"
 FREE_OF_BACKBONES = ("vanilla", "child_tuning_f", "r_drop", "smart", "r3f", "freelb")
 MOVING = ("smart", "r3f", "freelb")
+DROPPING = tuple(name for name in METHODS if name.endswith("_dropout"))
 BY_DEPTH = (
-    *(name for name in METHODS if name.endswith("_dropout")),
+    *DROPPING,
     "layerwise_learning_rate_decay",
     "top_layer_reinitialization",
     "top_k_layers",
     "child_tuning_d",
 )
-CHANGING_MODULES = (
-    *(name for name in METHODS if name.endswith("_dropout")),
-    "vanilla",  # the active setting sets dropout rates
-    "mixout",
-    "attention_guided_weight_mixup",
-    "dps_mix",
-    "combination",
-)
+MIXING = ("mixout", "attention_guided_weight_mixup", "dps_mix", "combination")
+CHANGING_MODULES = (*DROPPING, *MIXING, "vanilla")  # vanilla's active setting sets dropout rates
 REFUSED = {
+    "modernbert": {"gaussian_dropout": NO_RATES},
+    "albert": dict.fromkeys(set(DROPPING) - {"gaussian_dropout"}, "does not fit AlbertForSequenceClassification"),
+    "mpnet": {},
+    "llama": dict.fromkeys(DROPPING, "has dropout on its attention probabilities alone"),
+    "qwen2": dict.fromkeys(DROPPING, "has dropout on its attention probabilities alone"),
+    "longformer": {"gaussian_dropout": NO_RATES},
+    "xlnet": dict.fromkeys((*MOVING, *MIXING), "whose attention keeps weights outside of layers"),
     "images": {**dict.fromkeys(MOVING, NO_TABLE), "gaussian_dropout": NO_RATES},
     "plain": {
         **{name: NO_BACKBONE for name in METHODS if name not in FREE_OF_BACKBONES},
@@ -77,8 +79,20 @@ def three_updates(model, method, dataset) -> None:
         method.finalize(model)
 
 
-@pytest.mark.parametrize("kind", UNUSUAL)
-@pytest.mark.parametrize("name", METHODS)
+def crossed() -> list:
+    """Each method on each model; on a family of text encoders, what is neither refused nor mixed is a campaign."""
+    return [
+        pytest.param(
+            name,
+            kind,
+            marks=[pytest.mark.campaign] * (kind in FAMILIES and name not in MIXING and name not in REFUSED[kind]),
+        )
+        for name in METHODS
+        for kind in UNUSUAL
+    ]
+
+
+@pytest.mark.parametrize(("name", "kind"), crossed())
 def test_it_works_or_one_sentence_refuses_it(name, kind):
     model, dataset = UNUSUAL[kind]()
     before, classes = weights(model), [type(module) for module in model.modules()]

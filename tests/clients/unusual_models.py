@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from tiny_encoders import VOCABULARY, tiny_dataset, tiny_encoder
 from torch import nn
 from transformers import (
+    AlbertConfig,
+    AutoModelForSequenceClassification,
     BartConfig,
     BartForSequenceClassification,
     BigBirdConfig,
     BigBirdForSequenceClassification,
+    LlamaConfig,
+    LongformerConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    PreTrainedConfig,
+    Qwen2Config,
     T5Config,
     T5ForSequenceClassification,
     ViTConfig,
     ViTForImageClassification,
+    XLNetConfig,
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+BLOCKS = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 3, "sep_token_id": 4}
 Data = list[dict[str, torch.Tensor]]
 SEQUENCE_TO_SEQUENCE_END = 1
 
@@ -137,7 +155,22 @@ def big_bird(attention_type: str = "block_sparse", length: int = 62) -> tuple[nn
     return BigBirdForSequenceClassification(config), examples
 
 
+def of_family(config: PreTrainedConfig) -> tuple[nn.Module, Data]:
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_config(config), tiny_dataset()
+
+
+FAMILIES = {
+    "modernbert": ModernBertConfig(**BLOCKS, **SPECIAL, classifier_pooling="mean"),
+    "albert": AlbertConfig(**BLOCKS, embedding_size=8),
+    "mpnet": MPNetConfig(**BLOCKS, max_position_embeddings=24),
+    "llama": LlamaConfig(**BLOCKS, **SPECIAL, num_key_value_heads=1),
+    "qwen2": Qwen2Config(**BLOCKS, **SPECIAL, num_key_value_heads=1),
+    "longformer": LongformerConfig(**BLOCKS, attention_window=4, max_position_embeddings=24),
+    "xlnet": XLNetConfig(vocab_size=VOCABULARY, d_model=16, n_layer=2, n_head=2, d_inner=32),
+}
 UNUSUAL = {
+    **{name: partial(of_family, config) for name, config in FAMILIES.items()},
     "images": vision_transformer,
     "plain": lambda: (PlainClassifier(), tiny_dataset()),
     "own head, dictionary": lambda: (OwnHead(lambda loss, logits: {"loss": loss, "logits": logits}), tiny_dataset()),
