@@ -12,7 +12,13 @@
         method.after_step(model, optimizer)               # weights just moved
         scheduler.step()
         optimizer.zero_grad()
-    method.finalize(model)                                # a plain architecture again
+    method.finalize(model)                                # a plain architecture again, with the weights to deliver
+
+A method may deliver other weights than those trained, such as their average. Evaluation and checkpoints in mid-run are
+of what would be delivered:
+
+    with method.delivering(model):
+        predict(model, evaluation_loader)
 
 `training_loop.train` is this loop; `trainer.MethodTrainer` makes the same six calls inside `transformers.Trainer`.
 A method overrides the calls it needs and leaves the others alone.
@@ -20,13 +26,15 @@ A method overrides the calls it needs and leaves the others alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.module_surgery import other_weights, set_weights
 from finetune_reg.building_blocks.parameter_groups import weight_decay_groups
 from finetune_reg.building_blocks.pretrained_model import task_loss
 from finetune_reg.errors import InputError
@@ -96,6 +104,7 @@ class FineTuningMethod:
     replaces_linears: ClassVar[bool] = False
     replaces_task_loss: ClassVar[bool] = False
     completes_gradient: ClassVar[bool] = False
+    _delivering = False  # inside `delivering`
 
     def __post_init__(self) -> None:
         check_hyperparameters(self)
@@ -134,14 +143,32 @@ class FineTuningMethod:
         """Act on weights that have just moved; `optimizer` still holds the learning rate of that step."""
 
     def finalize(self, model: nn.Module) -> None:
-        """Undo all surgery, so that `save_pretrained` writes a plain checkpoint; also after a `setup` that failed."""
+        """Leave the weights to deliver, and undo all surgery, so that `save_pretrained` writes a plain checkpoint.
+
+        Called after a `setup` that failed, too. Once more changes nothing.
+        """
+        set_weights(self.delivered_weights(model))
+
+    def delivered_weights(self, model: nn.Module) -> Mapping[nn.Parameter, torch.Tensor]:
+        """Return the values that `finalize` would now give to parameters; those that are missing stay as trained."""
+        return {}
+
+    @contextmanager
+    def delivering(self, model: nn.Module) -> Iterator[None]:
+        """Give the model in the block the weights that would be delivered; afterwards training goes on, bit for bit."""
+        inside, self._delivering = self._delivering, True
+        try:
+            with other_weights({} if inside else self.delivered_weights(model)):
+                yield
+        finally:
+            self._delivering = inside
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return what the method knows between updates, by name; a number is a tensor without dimensions.
 
         The tensors are the method's own, share no memory with one another and are the same in all processes. What the
         hyperparameters, the model's weights, the optimizer or the global random state hold does not appear: the base
-        has nothing to say.
+        has nothing to say. Only a method that delivers other weights has those trained, too, which a checkpoint lacks.
         """
         return {}
 
@@ -196,6 +223,11 @@ class FineTuningMethod:
     def brings_optimizer(self) -> bool:
         """Whether `create_optimizer` builds something of the method's own, so that it must be called."""
         return "create_optimizer" in self.overridden_calls()
+
+    @property
+    def delivers_other_weights(self) -> bool:
+        """Whether the weights delivered are not those trained."""
+        return type(self).delivered_weights is not FineTuningMethod.delivered_weights
 
     @property
     def passes_per_update(self) -> tuple[int, int]:

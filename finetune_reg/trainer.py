@@ -96,6 +96,21 @@ class MethodTrainer(Trainer):
             self._calls_made.add("after_backward")
         return loss
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate, or predict with, the weights that the method would deliver."""
+        with self.method.delivering(self.model):
+            return super().evaluation_loop(*args, **kwargs)
+
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        """Save the weights that the method would deliver, those that were evaluated."""
+        with self.method.delivering(self.model):
+            super().save_model(*args, **kwargs)
+
+    def _load_best_model(self) -> None:
+        """Finalize first: the best checkpoint holds weights to deliver, of which the method must not make others."""
+        self.method.finalize(self.model)
+        super()._load_best_model()
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log the parts of the training loss beside it: `task_loss`, and what the method adds as `method_loss`."""
         if "loss" in logs and self._loss_parts.n_updates > 0:

@@ -57,7 +57,8 @@ def train(
             autocast chooses operation by operation; weights, gradients and the optimizer's state stay in float32,
             and so does what a method computes in `setup`.
         backbone: name of the pretrained part of a module of one's own, see `name_backbone`; by default it is found.
-        after_epoch: called with the number of finished epochs and the losses so far, for example to evaluate.
+        after_epoch: called with the number of finished epochs and the losses so far, for example to evaluate: the model
+            has the weights that the method would deliver.
 
     Returns:
         The training loss of each update, what the method adds included.
@@ -120,7 +121,8 @@ def train(
                 raise InputError("The loader gave no batch in this epoch: pass a DataLoader of data that is not empty.")
             epoch += 1
             if after_epoch is not None:
-                after_epoch(epoch, losses)
+                with method.delivering(model):
+                    after_epoch(epoch, losses)
     finally:
         method.finalize(model)
     return losses

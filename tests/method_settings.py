@@ -31,6 +31,7 @@ from finetune_reg.methods import (
     TopLayerReinitialization,
     UniformDropout,
     Vanilla,
+    WeightAveraging,
 )
 
 
@@ -118,6 +119,11 @@ METHOD_SETTINGS = {
         lambda: FreeLB(n_passes=3, step_size=0.3, max_norm=0.5, initial_magnitude=0.5),
         lambda: FreeLB(n_passes=1, initial_magnitude=0.0),
         deterministic=False,
+    ),
+    "weight_averaging": MethodSetting(
+        lambda: WeightAveraging(tail_fraction=0.5),
+        lambda: WeightAveraging("exponential", decay=0.0),
+        deterministic=True,
     ),
     "combination": MethodSetting(
         lambda: Combination([Mixout(0.5), L2SP(10.0)]),

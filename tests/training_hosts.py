@@ -57,6 +57,7 @@ def method_trainer(
     accumulation_steps: int = 1,
     trainer_class=MethodTrainer,
     collator=collate,
+    eval_dataset=None,
     **arguments,
 ):
     settings = {
@@ -81,6 +82,7 @@ def method_trainer(
         args=TrainingArguments(**settings | arguments),
         method=method,
         train_dataset=dataset,
+        eval_dataset=eval_dataset,
         data_collator=collator,
     )
 

@@ -3,7 +3,7 @@
 pretrained_model.py        device, configuration and word embeddings of a model
 parameter_groups.py        backbone, head and blocks of a model; groups for weight decay
 parameter_selection.py     which weights to keep, by score
-module_surgery.py          replace layers, set dropout rates, and undo it
+module_surgery.py          replace layers, set dropout rates or weights, and undo it
 dropout_sites.py           where a model drops out
 random_replay.py           further passes with the masks of the first
 task_outputs.py            further passes with the task's loss, whoever computes it

@@ -8,7 +8,7 @@ state-dict keys do not notice.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -184,6 +184,24 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
     finally:
         for module, was_training in modes:
             module.training = was_training
+
+
+@torch.no_grad()
+def set_weights(values: Mapping[nn.Parameter, torch.Tensor]) -> None:
+    """Write each value into its parameter."""
+    for parameter, value in values.items():
+        parameter.copy_(value)
+
+
+@contextmanager
+def other_weights(values: Mapping[nn.Parameter, torch.Tensor]) -> Iterator[None]:
+    """Give parameters other values in the block; afterwards they have their own again, bit for bit."""
+    own = {parameter: parameter.detach().clone() for parameter in values}
+    try:
+        set_weights(values)
+        yield
+    finally:
+        set_weights(own)
 
 
 def backbone_module_names(model: nn.Module) -> set[str]:

@@ -45,6 +45,8 @@ class RunRecord:
         weights_hash: of the weights that came from the checkpoint.
         head: whether the task head was `kept` from the checkpoint or, in whole or in part, `drawn` from `seed_init`;
             None in records that are older than this entry, as in those of runs that did not come so far.
+        delivered_weights: `trained`, or `other` that the method makes of those, such as their average: scores, history
+            and distance are of the weights delivered.
         forward_passes, backward_passes: of the model in training, counted; evaluation is left out.
         wall_seconds: of training and evaluation, loading left out.
         peak_memory_mb: of the device; on the CPU the largest resident size of the process.
@@ -66,6 +68,7 @@ class RunRecord:
     subset: dict[str, Any] = field(default_factory=dict)
     weights_hash: str | None = None
     head: Literal["kept", "drawn"] | None = None
+    delivered_weights: Literal["trained", "other"] = "trained"
     n_parameters: int | None = None
     n_updates: int | None = None
     forward_passes: int | None = None

@@ -118,6 +118,9 @@ def _fill(record: RunRecord, settings: RunSettings, device: torch.device) -> Non
         bias_correction=settings.bias_correction,
     )
 
+    method = build_method(settings.method, **settings.method_hyperparameters)
+    record.delivered_weights = "other" if method.delivers_other_weights else "trained"
+
     def evaluate(epoch: int, losses: list[float]) -> None:
         if epoch % settings.evaluate_every and epoch != settings.epochs:
             return
@@ -134,7 +137,7 @@ def _fill(record: RunRecord, settings: RunSettings, device: torch.device) -> Non
         with PassCounter(model) as passes:
             train(
                 model,
-                build_method(settings.method, **settings.method_hyperparameters),
+                method,
                 training,
                 context,
                 warmup_fraction=settings.warmup_fraction,

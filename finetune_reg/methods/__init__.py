@@ -29,6 +29,7 @@ from finetune_reg.methods.smart import SMART
 from finetune_reg.methods.top_k_layers import TopKLayers
 from finetune_reg.methods.top_layer_reinitialization import TopLayerReinitialization
 from finetune_reg.methods.vanilla import Vanilla
+from finetune_reg.methods.weight_averaging import WeightAveraging
 
 METHODS: dict[str, type[FineTuningMethod]] = {
     "vanilla": Vanilla,
@@ -54,6 +55,7 @@ METHODS: dict[str, type[FineTuningMethod]] = {
     "r3f": R3F,
     "r_drop": RDrop,
     "freelb": FreeLB,
+    "weight_averaging": WeightAveraging,
     "combination": Combination,
 }
 

@@ -5,12 +5,14 @@
 **Where it acts.** `setup`, `after_backward` and `after_step` run in the order given, each member adds to the loss of
 those before it, `finalize` runs in reverse. Any member may switch ordinary weight decay off for all. A member that puts
 something in the task loss's place (FreeLB) comes first in the loss, one that adds the gradient of its penalty (L2-SP)
-first after the backward pass, wherever they stand.
+first after the backward pass, one that delivers other weights (averaging) last after the step and first at the end,
+wherever they stand.
 
 **Rules.** Members stand in the order of what their `setup` does: first those that change the initial weights
 (re-initialization, noise), then those that take snapshots or change modules, then those that search or measure on the
-training data, last those that copy the whole model as a reference. At most one member replaces linear layers, sets
-dropout rates, replaces the task loss, brings its own optimizer. Anything else is refused: it would run, and be wrong.
+training data, last those that copy the whole model. At most one member replaces linear layers, sets dropout rates,
+replaces the task loss, brings its own optimizer, delivers other weights than those trained. Anything else is refused:
+it would run, and be wrong.
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ class Combination(FineTuningMethod):
             (lambda member: member.sets_dropout, "both set the dropout rates"),
             (lambda member: member.replaces_task_loss, "both replace the task loss"),
             (lambda member: member.brings_optimizer, "each brings its own optimizer"),
+            (lambda member: member.delivers_other_weights, "both deliver other weights than those trained"),
         ):
             clashing = [type(member).__name__ for member in self.members if matches(member)]
             if len(clashing) > 1:
@@ -75,6 +78,11 @@ class Combination(FineTuningMethod):
     def replaces_weight_decay(self) -> bool:
         """True when any member decays elsewhere."""
         return any(member.replaces_weight_decay for member in self.members)
+
+    @property
+    def delivers_other_weights(self) -> bool:
+        """True when one member does."""
+        return any(member.delivers_other_weights for member in self.members)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -126,8 +134,8 @@ class Combination(FineTuningMethod):
             member.after_backward(model)
 
     def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Let the members act on the moved weights in order."""
-        for member in self.members:
+        """Let the members act on the moved weights in order, the one that makes others of them last."""
+        for member in sorted(self.members, key=lambda member: member.delivers_other_weights):
             member.after_step(model, optimizer)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -141,9 +149,13 @@ class Combination(FineTuningMethod):
             member.load_state_dict(own)
 
     def finalize(self, model: nn.Module) -> None:
-        """Undo the members in reverse order."""
-        for member in reversed(self.members):
+        """Undo the members in reverse order, the one that delivers other weights first."""
+        for member in sorted(reversed(self.members), key=lambda member: not member.delivers_other_weights):
             member.finalize(model)
+
+    def delivered_weights(self, model: nn.Module) -> Mapping[nn.Parameter, torch.Tensor]:
+        """Return those of the member that has any."""
+        return {p: value for member in self.members for p, value in member.delivered_weights(model).items()}
 
     def _without_replaced_decay(self, context: TrainingContext) -> TrainingContext:
         return replace(context, weight_decay=0.0) if self.replaces_weight_decay else context

@@ -64,7 +64,8 @@ def record_of(row: Mapping[Hashable, Any]) -> RunRecord:
     try:
         settings = {name: _restored(row[name], kind) for name, kind in SETTING_TYPES.items() if name in row}
         values = {name: _restored(row[name], kind) for name, kind in RECORD_TYPES.items() if name in row}
-        return checked_record(values | {"settings": settings})
+        known = {name: value for name, value in values.items() if value is not None}  # the others have their default
+        return checked_record(known | {"settings": settings})
     except (InputError, ValueError, TypeError) as error:
         cause = str(error) if isinstance(error, InputError) else f"a value cannot be read ({error})."
         raise InputError(f"The row of the run {row.get('run_id')!r} is no run record: {cause}") from None

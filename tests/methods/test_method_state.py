@@ -36,7 +36,9 @@ def test_resumed_equals_uninterrupted_bit_for_bit(name, n_before):
     optimizer = method.create_optimizer(model, context(DATASET))
     updates_by_hand(model, method, optimizer, earlier)
     stored = safetensors.torch.save(method.state_dict())
-    weights_then, optimizer_then, random_then = weights(model), deepcopy(optimizer.state_dict()), torch.get_rng_state()
+    with method.delivering(model):
+        weights_then = weights(model)
+    optimizer_then, random_then = deepcopy(optimizer.state_dict()), torch.get_rng_state()
     updates_by_hand(model, method, optimizer, later)
     method.finalize(model)
     uninterrupted = weights(model)
