@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from finetune_reg.building_blocks.pretrained_model import name_of, pretrained_part, unwrapped
+from finetune_reg.building_blocks.pretrained_model import name_of, pretrained_part, unwrapped, writes_language
 from finetune_reg.errors import InputError
 
 _EXEMPT_NAME = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
@@ -51,14 +51,14 @@ def learning_rates(optimizer: torch.optim.Optimizer) -> dict[int, float]:
 
 
 def backbone(model: nn.Module) -> nn.Module:
-    """Return the pretrained part of a task model.
+    """Return the pretrained part of a task model; the whole of a language model that has no base model, as T5's.
 
     Raises:
         InputError: the model has no part that transformers calls its base model, and none that `name_backbone` names.
     """
     part = pretrained_part(model)
     base = getattr(part, "base_model", part)
-    if base is unwrapped(model):
+    if base is unwrapped(model) and not writes_language(model):
         raise InputError(
             f"{name_of(model)} does not separate a pretrained backbone from a task head: "
             "load it with AutoModelForSequenceClassification, or name its pretrained part with name_backbone."

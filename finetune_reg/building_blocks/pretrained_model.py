@@ -98,6 +98,12 @@ def is_transposed(module: nn.Module) -> TypeGuard[nn.Linear]:
     return type(module).__name__ == "Conv1D" and getattr(module, "weight", torch.empty(0)).ndim == 2
 
 
+def writes_language(model: nn.Module) -> bool:
+    """Return whether a model has a head over its vocabulary, which is pretrained with it."""
+    whole: Any = unwrapped(model)
+    return hasattr(whole, "get_output_embeddings") and whole.get_output_embeddings() is not None
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Return where the model computes: the device of its first parameter."""
     return next(model.parameters()).device

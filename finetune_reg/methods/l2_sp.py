@@ -41,7 +41,8 @@ def squared_distance(
 ) -> torch.Tensor:
     """Return the summed squared distance of the parameters to their anchors (to zero without anchors), a scalar."""
     deviations = (p if anchors is None else p - anchors[name] for name, p in parameters.items())
-    return torch.stack([torch.dot(deviation.flatten(), deviation.flatten()) for deviation in deviations]).sum()
+    squares = [torch.dot(deviation.flatten(), deviation.flatten()) for deviation in deviations]
+    return torch.stack(squares).sum() if squares else torch.zeros(())
 
 
 @dataclass

@@ -60,6 +60,7 @@ REFUSED = {
     "tuples": dict.fromkeys(("smart", "r3f", "r_drop"), "returns tuples"),
     "inputs_embeds": dict.fromkeys(MOVING, NO_INPUT_IDS),
     "t5": dict.fromkeys(BY_DEPTH, TWO_STACKS),
+    "t5, writing": dict.fromkeys(BY_DEPTH, TWO_STACKS),
     "bart": dict.fromkeys(BY_DEPTH, TWO_STACKS),
     "big_bird": dict.fromkeys(CHANGING_MODULES, EXCHANGED),
     "big_bird, full attention": {},
@@ -216,6 +217,12 @@ def test_a_backbone_that_is_not_there_is_refused_by_both_hosts(name, tmp_path):
     ):
         with pytest.raises(InputError, match=r"name one such as encoder, head\."):
             start()
+
+
+def test_all_of_a_language_model_without_a_base_is_pretrained():
+    model, _ = UNUSUAL["t5, writing"]()
+    assert backbone(model) is model
+    assert not list(named_head_parameters(model))
 
 
 def test_several_pretrained_models_in_one_module_need_a_name():

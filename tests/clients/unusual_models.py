@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedConfig,
     Qwen2Config,
     T5Config,
+    T5ForConditionalGeneration,
     T5ForSequenceClassification,
     ViTConfig,
     ViTForImageClassification,
@@ -118,6 +119,14 @@ def t5() -> tuple[nn.Module, Data]:
     return T5ForSequenceClassification(config), ended(tiny_dataset())
 
 
+def writing_t5() -> tuple[nn.Module, Data]:
+    """A language model, whose head is pretrained with it."""
+    config = t5()[0].config
+    torch.manual_seed(0)
+    examples = [example | {"labels": example["input_ids"][:4].flip(0)} for example in tiny_dataset()]
+    return T5ForConditionalGeneration(config), examples
+
+
 def bart() -> tuple[nn.Module, Data]:
     torch.manual_seed(0)
     stacks = {
@@ -179,6 +188,7 @@ UNUSUAL = {
     "tuples": lambda: (tiny_encoder("bert", return_dict=False), tiny_dataset()),
     "inputs_embeds": embedded_inputs,
     "t5": t5,
+    "t5, writing": writing_t5,
     "bart": bart,
     "big_bird": big_bird,
     "big_bird, full attention": lambda: big_bird("original_full"),
