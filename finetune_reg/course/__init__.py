@@ -3,4 +3,6 @@
 exercises/             `check(name, attempt)` and a module of checkers per notebook
 grading/               submissions of students -> a table of points, and a page of feedback for each
 notebook_execution.py  execute the notebooks in place
+dependencies.py        which notebooks come before which
+outcomes.py            what a notebook's table shows, in sentences
 """

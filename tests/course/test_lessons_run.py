@@ -1,6 +1,7 @@
-"""Each lesson runs to its end with other parameters: two seeds, few rows, few updates; its facts stay what they are.
+"""Each lesson runs to its end with other parameters: each toy task, few rows and updates; its facts stay the same.
 
-`make campaigns` executes the notebooks as they are committed.
+`make test` runs each lesson on one task, the next lesson on the next, and `make campaigns` on the others. There the
+notebooks also run as they are committed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import pytest
 from finetune_reg.paths import NOTEBOOKS
 from finetune_reg.sweep.kernel_sockets import private_kernel_sockets
 
+TASKS = ("similarity", "entailment", "acceptability", "paraphrase")
+LESSONS = sorted(NOTEBOOKS.glob("*.ipynb"))
 SMALL = {"seeds": [0, 1], "n_train": 48, "epochs": 2}
 OWN = {
     "07_dps": SMALL | {"epochs": 7},  # a stage is a twentieth of the updates, and needs one
@@ -25,11 +28,22 @@ def texts(cell: nbformat.NotebookNode) -> list[str]:
     return [text for text in found if text]
 
 
-@pytest.mark.parametrize("lesson", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
-def test_a_lesson_runs_with_other_parameters(lesson, tmp_path):
+def cases():
+    """Each lesson on each task; all but one task of a lesson are left to the campaign."""
+    for number, lesson in enumerate(LESSONS):
+        if "task = " not in lesson.read_text():
+            yield pytest.param(lesson, "entailment", id=lesson.stem)
+            continue
+        for place, task in enumerate(TASKS):
+            marks = [] if place == number % len(TASKS) else [pytest.mark.campaign]
+            yield pytest.param(lesson, task, id=f"{lesson.stem}-{task}", marks=marks)
+
+
+@pytest.mark.parametrize(("lesson", "task"), list(cases()))
+def test_a_lesson_runs_with_other_parameters(lesson, task, tmp_path):
     stored = {cell.id: cell for cell in nbformat.read(lesson, as_version=4).cells}
     (known,) = (cell.source for cell in stored.values() if "parameters" in cell.metadata.get("tags", []))
-    wanted = {"output_dir": str(tmp_path)} | OWN.get(lesson.stem, SMALL)
+    wanted = {"task": task, "output_dir": str(tmp_path)} | OWN.get(lesson.stem, SMALL)
     with private_kernel_sockets() as sockets:
         executed = papermill.execute_notebook(
             lesson,

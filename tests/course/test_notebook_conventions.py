@@ -12,6 +12,7 @@ import nbformat
 import pytest
 
 from finetune_reg import paths
+from finetune_reg.course.dependencies import needed_directly, prerequisites
 from finetune_reg.course.exercises import exercises
 from finetune_reg.course.grading import checked_exercises
 from finetune_reg.course.notebook_execution import course_notebooks, source_hash
@@ -170,3 +171,10 @@ def test_every_figure_has_a_text_and_is_described_in_the_next_cell(path):
             assert following is not None
             assert following.cell_type == "markdown", cell.id
             assert following.source.lstrip().startswith("*"), cell.id
+
+
+def test_the_map_of_the_course_follows_the_first_cells_of_the_notebooks():
+    needs = prerequisites()
+    assert set(needs) == {path.stem[:2] for path in LESSONS}
+    assert all(before < name for name, needed in needs.items() for before in needed)
+    assert needed_directly(needs)["10"] == ["03", "04"]
