@@ -9,6 +9,7 @@ from finetune_reg.method import FineTuningMethod
 from finetune_reg.methods import (
     L2SP,
     R3F,
+    SAM,
     SMART,
     AttentionGuidedWeightMixup,
     ChildTuningD,
@@ -119,6 +120,11 @@ METHOD_SETTINGS = {
         lambda: FreeLB(n_passes=3, step_size=0.3, max_norm=0.5, initial_magnitude=0.5),
         lambda: FreeLB(n_passes=1, initial_magnitude=0.0),
         deterministic=False,
+    ),
+    "sam": MethodSetting(
+        lambda: SAM(0.5),
+        lambda: SAM(0.0),
+        deterministic=True,  # beside dropout
     ),
     "weight_averaging": MethodSetting(
         lambda: WeightAveraging(tail_fraction=0.5),

@@ -25,6 +25,7 @@ from finetune_reg.method import FineTuningMethod
 from finetune_reg.methods import (
     L2SP,
     R3F,
+    SAM,
     SMART,
     AttentionGuidedWeightMixup,
     Combination,
@@ -112,7 +113,7 @@ def test_methods_add_their_part_to_the_loss_of_each_kind(kind, dataset, tmp_path
         assert largest_difference(active, weights(trained(setting.active(), dataset, tmp_path).model)) > 1e-5, name
 
 
-@pytest.mark.parametrize("method", [RDrop, FreeLB, lambda: Combination([FreeLB(2), RDrop(), L2SP()])])
+@pytest.mark.parametrize("method", [RDrop, FreeLB, SAM, lambda: Combination([FreeLB(2), RDrop(), L2SP()])])
 def test_each_way_to_the_same_loss_gives_the_same_weights(method, dataset, tmp_path):
     first, *others = (
         weights(trained(method(), dataset, tmp_path, **KINDS[kind]).model)
@@ -377,7 +378,7 @@ def classifier():
     return tiny_encoder("bert", dtype=torch.float64, **NO_DROPOUT)
 
 
-@pytest.mark.parametrize("method", [Vanilla, Penalized, lambda: FreeLB(3, 0.3, None, 0.0)])
+@pytest.mark.parametrize("method", [Vanilla, Penalized, lambda: FreeLB(3, 0.3, None, 0.0), lambda: SAM(0.5)])
 @pytest.mark.parametrize(
     ("build", "rows", "trainer_class"),
     [

@@ -65,11 +65,23 @@ class RandomReplay:
     Args:
         model: watched by a hook; passes in evaluation mode and extra passes, of any method, are not remembered.
         undo: the stack that removes the hook.
+        first: watch before the hooks that are there already, which may draw something themselves.
     """
 
-    def __init__(self, model: nn.Module, undo: ExitStack) -> None:
+    def __init__(self, model: nn.Module, undo: ExitStack, first: bool = False) -> None:
         self._state: RandomState | None = None
-        undo.callback(unwrapped(model).register_forward_pre_hook(self._remember).remove)
+        undo.callback(unwrapped(model).register_forward_pre_hook(self._remember, prepend=first).remove)
+
+    @property
+    def state(self) -> RandomState:
+        """The state in which the latest main pass began.
+
+        Raises:
+            InputError: the model has not made a main pass yet.
+        """
+        if self._state is None:
+            raise InputError("There is no pass to repeat: run the model once in training mode first.")
+        return self._state
 
     @contextmanager
     def again(self) -> Iterator[None]:
@@ -78,9 +90,7 @@ class RandomReplay:
         Raises:
             InputError: the model has not made a main pass yet.
         """
-        if self._state is None:
-            raise InputError("There is no pass to repeat: run the model once in training mode first.")
-        with extra_pass(), self._state.again():
+        with extra_pass(), self.state.again():
             yield
 
     def _remember(self, model: nn.Module, inputs: object) -> None:

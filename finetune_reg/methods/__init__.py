@@ -25,6 +25,7 @@ from finetune_reg.methods.pretrained_weight_decay import PretrainedWeightDecay
 from finetune_reg.methods.r3f import R3F
 from finetune_reg.methods.r_drop import RDrop
 from finetune_reg.methods.rec_adam import RecAdam
+from finetune_reg.methods.sam import SAM
 from finetune_reg.methods.smart import SMART
 from finetune_reg.methods.top_k_layers import TopKLayers
 from finetune_reg.methods.top_layer_reinitialization import TopLayerReinitialization
@@ -55,6 +56,7 @@ METHODS: dict[str, type[FineTuningMethod]] = {
     "r3f": R3F,
     "r_drop": RDrop,
     "freelb": FreeLB,
+    "sam": SAM,
     "weight_averaging": WeightAveraging,
     "combination": Combination,
 }

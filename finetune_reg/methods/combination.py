@@ -6,13 +6,14 @@
 those before it, `finalize` runs in reverse. Any member may switch ordinary weight decay off for all. A member that puts
 something in the task loss's place (FreeLB) comes first in the loss, one that adds the gradient of its penalty (L2-SP)
 first after the backward pass, one that delivers other weights (averaging) last after the step and first at the end,
-wherever they stand.
+wherever they stand. SAM climbs by the completed gradient and makes the passes of all members again, before others mask
+or read the gradients.
 
 **Rules.** Members stand in the order of what their `setup` does: first those that change the initial weights
 (re-initialization, noise), then those that take snapshots or change modules, then those that search or measure on the
 training data, last those that copy the whole model. At most one member replaces linear layers, sets dropout rates,
-replaces the task loss, brings its own optimizer, delivers other weights than those trained. Anything else is refused:
-it would run, and be wrong.
+replaces the task loss, brings its own optimizer, delivers other weights than those trained, makes the passes of all
+again. Anything else is refused: it would run, and be wrong.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from finetune_reg.building_blocks.pretrained_model import named_outputs
 from finetune_reg.errors import InputError
 from finetune_reg.hyperparameters.ranges import Precision
 from finetune_reg.method import FineTuningMethod, TrainingContext
+from finetune_reg.methods.sam import SAM
 
 _STAGES = {
     "initialization": "changes the initial weights",
@@ -63,6 +65,7 @@ class Combination(FineTuningMethod):
             (lambda member: member.replaces_task_loss, "both replace the task loss"),
             (lambda member: member.brings_optimizer, "each brings its own optimizer"),
             (lambda member: member.delivers_other_weights, "both deliver other weights than those trained"),
+            (lambda member: isinstance(member, SAM), "each makes the passes of all members again"),
         ):
             clashing = [type(member).__name__ for member in self.members if matches(member)]
             if len(clashing) > 1:
@@ -96,12 +99,14 @@ class Combination(FineTuningMethod):
         """One pass forward and backward, and what each member adds.
 
         A member that replaces the task loss has differentiated the main pass by itself: for members whose further
-        passes are compared with it, it is differentiated once more.
+        passes are compared with it, it is differentiated once more. SAM makes all of these passes twice.
         """
-        forward, backward = (1 + sum(m.passes_per_update[i] - 1 for m in self.members) for i in (0, 1))
-        replaced = any(m.replaces_task_loss and m.passes_per_update[1] > 1 for m in self.members)
-        compared = any(not m.replaces_task_loss and m.passes_per_update[0] > 1 for m in self.members)
-        return forward, backward + (replaced and compared)
+        members = [member for member in self.members if not isinstance(member, SAM)]
+        forward, backward = (1 + sum(m.passes_per_update[i] - 1 for m in members) for i in (0, 1))
+        replaced = any(m.replaces_task_loss and m.passes_per_update[1] > 1 for m in members)
+        compared = any(not m.replaces_task_loss and m.passes_per_update[0] > 1 for m in members)
+        times = next((m.passes_per_update[0] for m in self.members if isinstance(m, SAM)), 1)
+        return times * forward, times * (backward + (replaced and compared))
 
     def check_precision(self, precision: Precision) -> None:
         """Ask all members."""
@@ -109,8 +114,10 @@ class Combination(FineTuningMethod):
             member.check_precision(precision)
 
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
-        """Set up the members in order."""
-        for member in self.members:
+        """Set up the members in order, SAM last: it watches passes that others may begin by drawing noise."""
+        for member in sorted(self.members, key=lambda member: isinstance(member, SAM)):
+            if isinstance(member, SAM):
+                member.share(self.training_loss, self._complete_gradient)
             member.setup(model, self._without_replaced_decay(context))
 
     def create_optimizer(self, model: nn.Module, context: TrainingContext) -> torch.optim.Optimizer:
@@ -129,8 +136,10 @@ class Combination(FineTuningMethod):
         return loss_so_far.loss
 
     def after_backward(self, model: nn.Module) -> None:
-        """Pass the gradients through the members in order, through those that complete them first."""
-        for member in sorted(self.members, key=lambda member: not member.completes_gradient):
+        """Pass the gradients through the members: those that complete them, SAM, and the others in order."""
+        self._complete_gradient(model)
+        others = [member for member in self.members if not member.completes_gradient]
+        for member in sorted(others, key=lambda member: not isinstance(member, SAM)):
             member.after_backward(model)
 
     def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -156,6 +165,11 @@ class Combination(FineTuningMethod):
     def delivered_weights(self, model: nn.Module) -> Mapping[nn.Parameter, torch.Tensor]:
         """Return those of the member that has any."""
         return {p: value for member in self.members for p, value in member.delivered_weights(model).items()}
+
+    def _complete_gradient(self, model: nn.Module) -> None:
+        for member in self.members:
+            if member.completes_gradient:
+                member.after_backward(model)
 
     def _without_replaced_decay(self, context: TrainingContext) -> TrainingContext:
         return replace(context, weight_decay=0.0) if self.replaces_weight_decay else context
