@@ -22,6 +22,7 @@ from finetune_reg.methods import (
     GuidedDropout,
     LayerwiseLearningRateDecay,
     Mixout,
+    NEFTune,
     NoisyTune,
     PermutedDropout,
     PretrainedWeightDecay,
@@ -126,6 +127,7 @@ METHOD_SETTINGS = {
         lambda: SAM(0.0),
         deterministic=True,  # beside dropout
     ),
+    "neftune": MethodSetting(lambda: NEFTune(5.0), lambda: NEFTune(0.0), deterministic=False),
     "weight_averaging": MethodSetting(
         lambda: WeightAveraging(tail_fraction=0.5),
         lambda: WeightAveraging("exponential", decay=0.0),

@@ -63,9 +63,10 @@ def refuse_unfit_embeddings(model: nn.Module, method: str) -> None:
 def input_embeddings(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Return the word embeddings of a batch, shape (sequences, length, width), detached.
 
-    An example of multiple choice brings one sequence per choice.
+    An example of multiple choice brings one sequence per choice. What hooks add in a pass, as the noise of NEFTune, is
+    not in them.
     """
-    return token_embeddings(model)(_token_ids(batch)).detach()
+    return token_embeddings(model).forward(_token_ids(batch)).detach()
 
 
 def token_mask(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

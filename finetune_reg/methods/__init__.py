@@ -20,6 +20,7 @@ from finetune_reg.methods.guided_dropout import GuidedDropout
 from finetune_reg.methods.l2_sp import L2SP
 from finetune_reg.methods.layerwise_learning_rate_decay import LayerwiseLearningRateDecay
 from finetune_reg.methods.mixout import Mixout
+from finetune_reg.methods.neftune import NEFTune
 from finetune_reg.methods.noisy_tune import NoisyTune
 from finetune_reg.methods.pretrained_weight_decay import PretrainedWeightDecay
 from finetune_reg.methods.r3f import R3F
@@ -57,6 +58,7 @@ METHODS: dict[str, type[FineTuningMethod]] = {
     "r_drop": RDrop,
     "freelb": FreeLB,
     "sam": SAM,
+    "neftune": NEFTune,
     "weight_averaging": WeightAveraging,
     "combination": Combination,
 }

@@ -114,7 +114,9 @@ def test_a_bare_backbone_is_refused():
         Mixout(0.5).setup(tiny_encoder("bert").bert, None)
 
 
-@pytest.mark.parametrize("name", ["mixout", "dps_mix", "smart", "r3f", "freelb", "attention_guided_weight_mixup"])
+@pytest.mark.parametrize(
+    "name", ["mixout", "dps_mix", "smart", "r3f", "freelb", "neftune", "attention_guided_weight_mixup"]
+)
 def test_a_model_whose_attention_is_no_layers_is_refused_by_name(name):
     config = XLNetConfig(vocab_size=50, d_model=16, n_layer=2, n_head=2, d_inner=32)
     model = AutoModelForSequenceClassification.from_config(config)

@@ -29,8 +29,18 @@ TWO_STACKS = "has two stacks of transformer blocks"
 NAMED = partial(MethodTrainer, backbone="encoder")
 EXCHANGED = "it with attention_type='original_full'."
 NO_RATES = "GaussianDropout needs a dropout module at"
-FREE_OF_BACKBONES = ("vanilla", "child_tuning_f", "r_drop", "smart", "r3f", "freelb", "sam", "weight_averaging")
-MOVING = ("smart", "r3f", "freelb")
+FREE_OF_BACKBONES = (
+    "vanilla",
+    "child_tuning_f",
+    "r_drop",
+    "smart",
+    "r3f",
+    "freelb",
+    "sam",
+    "neftune",
+    "weight_averaging",
+)
+MOVING = ("smart", "r3f", "freelb", "neftune")
 DROPPING = tuple(name for name in METHODS if name.endswith("_dropout"))
 BY_DEPTH = (
     *DROPPING,
