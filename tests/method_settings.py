@@ -20,6 +20,7 @@ from finetune_reg.methods import (
     FreeLB,
     GaussianDropout,
     GuidedDropout,
+    HyPe,
     LayerwiseLearningRateDecay,
     Mixout,
     NEFTune,
@@ -128,6 +129,7 @@ METHOD_SETTINGS = {
         deterministic=True,  # beside dropout
     ),
     "neftune": MethodSetting(lambda: NEFTune(5.0), lambda: NEFTune(0.0), deterministic=False),
+    "hype": MethodSetting(lambda: HyPe(0.1), lambda: HyPe(0.0), deterministic=False),
     "weight_averaging": MethodSetting(
         lambda: WeightAveraging(tail_fraction=0.5),
         lambda: WeightAveraging("exponential", decay=0.0),

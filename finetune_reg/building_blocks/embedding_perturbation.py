@@ -36,15 +36,21 @@ def refuse_half_precision(model: nn.Module, method: str) -> None:
         )
 
 
-def refuse_rounded_move(method: str, option: str, size: float) -> None:
+def refuse_rounded_move(method: str, option: str, size: float, what: str = "embeddings") -> None:
     """Refuse a move of the embeddings that activations in bfloat16 do not show; 0 asks for none and is right.
+
+    Args:
+        method: begins the sentence.
+        option: its hyperparameter.
+        size: of the move.
+        what: is moved.
 
     Raises:
         InputError: it is smaller than `SMALLEST_ROUNDED_MOVE`.
     """
     if 0 < size < SMALLEST_ROUNDED_MOVE:
         raise InputError(
-            f"{method} moves embeddings by {option}={size:g}, which activations in bfloat16 round away: use float32, "
+            f"{method} moves {what} by {option}={size:g}, which activations in bfloat16 round away: use float32, "
             f"or {option} of at least {SMALLEST_ROUNDED_MOVE:g}."
         )
 

@@ -17,6 +17,7 @@ from finetune_reg.methods.dropout_controls import PermutedDropout, ReversedDropo
 from finetune_reg.methods.freelb import FreeLB
 from finetune_reg.methods.gaussian_dropout import GaussianDropout
 from finetune_reg.methods.guided_dropout import GuidedDropout
+from finetune_reg.methods.hype import HyPe
 from finetune_reg.methods.l2_sp import L2SP
 from finetune_reg.methods.layerwise_learning_rate_decay import LayerwiseLearningRateDecay
 from finetune_reg.methods.mixout import Mixout
@@ -59,6 +60,7 @@ METHODS: dict[str, type[FineTuningMethod]] = {
     "freelb": FreeLB,
     "sam": SAM,
     "neftune": NEFTune,
+    "hype": HyPe,
     "weight_averaging": WeightAveraging,
     "combination": Combination,
 }

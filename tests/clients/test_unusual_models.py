@@ -48,6 +48,7 @@ BY_DEPTH = (
     "top_layer_reinitialization",
     "top_k_layers",
     "child_tuning_d",
+    "hype",
 )
 MIXING = ("mixout", "attention_guided_weight_mixup", "dps_mix", "combination")
 CHANGING_MODULES = (*DROPPING, *MIXING, "vanilla")  # vanilla's active setting sets dropout rates
