@@ -30,6 +30,7 @@ from finetune_reg.methods import (
     RDrop,
     RecAdam,
     ReversedDropout,
+    SelectiveProjectionDecay,
     TopKLayers,
     TopLayerReinitialization,
     UniformDropout,
@@ -130,6 +131,9 @@ METHOD_SETTINGS = {
     ),
     "neftune": MethodSetting(lambda: NEFTune(5.0), lambda: NEFTune(0.0), deterministic=False),
     "hype": MethodSetting(lambda: HyPe(0.1), lambda: HyPe(0.0), deterministic=False),
+    "selective_projection_decay": MethodSetting(
+        SelectiveProjectionDecay, lambda: SelectiveProjectionDecay(0.0), deterministic=True, weight_decay=0.0
+    ),
     "weight_averaging": MethodSetting(
         lambda: WeightAveraging(tail_fraction=0.5),
         lambda: WeightAveraging("exponential", decay=0.0),

@@ -28,6 +28,7 @@ from finetune_reg.methods.r3f import R3F
 from finetune_reg.methods.r_drop import RDrop
 from finetune_reg.methods.rec_adam import RecAdam
 from finetune_reg.methods.sam import SAM
+from finetune_reg.methods.selective_projection_decay import SelectiveProjectionDecay
 from finetune_reg.methods.smart import SMART
 from finetune_reg.methods.top_k_layers import TopKLayers
 from finetune_reg.methods.top_layer_reinitialization import TopLayerReinitialization
@@ -39,6 +40,7 @@ METHODS: dict[str, type[FineTuningMethod]] = {
     "mixout": Mixout,
     "l2_sp": L2SP,
     "pretrained_weight_decay": PretrainedWeightDecay,
+    "selective_projection_decay": SelectiveProjectionDecay,
     "attention_guided_weight_mixup": AttentionGuidedWeightMixup,
     "guided_dropout": GuidedDropout,
     "uniform_dropout": UniformDropout,
