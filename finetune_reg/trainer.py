@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from copy import copy
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import Trainer, TrainerCallback, set_seed
 
 from finetune_reg.building_blocks.pretrained_model import name_backbone, named_outputs, refuse_untrainable
 from finetune_reg.building_blocks.task_outputs import divides_by_count, task_outputs_from
-from finetune_reg.errors import InputError, shortened
-from finetune_reg.method import FineTuningMethod, TrainingContext
+from finetune_reg.errors import InputError
+from finetune_reg.method import FineTuningMethod
+from finetune_reg.trainer_parts.loss_parts import LossParts
+from finetune_reg.trainer_parts.method_checkpoint import checkpoint_to_resume, read_method_state, save_method
+from finetune_reg.trainer_parts.processes import agree_on_state, agree_on_weights
+from finetune_reg.trainer_parts.refusals import asks_for_other_optimizer, refuse_arguments, refuse_method
+from finetune_reg.trainer_parts.run_context import first_batch, refuse_other_length, training_context
 
 
 class MethodTrainer(Trainer):
@@ -25,68 +30,113 @@ class MethodTrainer(Trainer):
     `compute_loss` of an object, which the training step calls, hands the task's loss to the method.
 
     Args:
-        method: the method; one object serves one training run at a time.
+        method: the method, one object for one training run at a time; or a function that makes one for each run from
+            the trial of a `hyperparameter_search`, None in a plain `train`.
         backbone: name of the pretrained part of a module of one's own, see `name_backbone`; by default it is found.
         *args, **kwargs: those of `transformers.Trainer`.
 
     Raises:
-        InputError: the arguments ask for something a method cannot do right (see `refusals`).
+        InputError: the arguments ask for something a method cannot do right (see `trainer_parts/refusals.py`).
     """
 
-    model: nn.Module  # always there, because model_init is refused
+    model: nn.Module  # always there, for a Trainer without one is refused
 
-    def __init__(self, *args: Any, method: FineTuningMethod, backbone: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        method: FineTuningMethod | Callable[[Any], FineTuningMethod],
+        backbone: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self._backbone = backbone
         if backbone is not None:
             name_backbone(self.model, backbone)
-        self.method = method
+        self._method_factory = method if callable(method) and not isinstance(method, type) else None
+        self.method: Any = method if self._method_factory is None else FineTuningMethod()
         self.compute_loss = self._loss_with_method  # type: ignore[method-assign]  # the class's stays the task's
+        self._checkpoint: str | None = None
+        self._resumed_state: dict[str, torch.Tensor] | None = None
         self._loss_divides_by_count = False
-        self._loss_parts = _LossParts()
+        self._loss_parts = LossParts()
         self._calls_made: set[str] = set()
-        for refused, sentence in refusals(self):
-            if refused:
-                raise InputError(f"MethodTrainer cannot {sentence}")
+        refuse_arguments(self)
+        refuse_method(self.method, self)
         self.add_callback(_AfterStep(self))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Set up the method, train, finalize the method.
 
+        Args:
+            resume_from_checkpoint: folder of a checkpoint, or True for the latest whole one in `output_dir`. The run
+                ends bit for bit as one that was not interrupted, whatever weights the model has now.
+            *args, **kwargs: those of `transformers.Trainer.train`.
+
         Raises:
-            InputError: asked to resume, because a method's state is not in the checkpoint; no parameter to train; a
-                warm-up that takes all updates, the first of which has the rate 0; or, at the first step, a subclass
-                whose loss or step leaves the method out.
+            InputError: no such checkpoint, or one of another method; no parameter to train; a warm-up that takes all
+                updates, the first of which has the rate 0; or, at the first step, a subclass whose loss or step leaves
+                the method out.
         """
-        if resume_from_checkpoint:
-            raise InputError("MethodTrainer cannot resume: a method's state is not in the checkpoint. Train anew.")
-        self.method.check_precision("bfloat16" if self.args.bf16 else "float32")
+        self._checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.args.output_dir)
+        try:
+            return super().train(self._checkpoint, *args, **kwargs)
+        finally:
+            self.method.finalize(self.model)
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        """Set up the method, in the one place where the model and the arguments of this run are there and pretrained.
+
+        `train` has called `model_init`, the class has just put a trial into the arguments, and the weights of a
+        checkpoint are loaded next.
+        """
+        super()._hp_search_setup(trial)
+        if not self.is_in_train:  # how a search tells the other processes of its trial, which train then loses
+            raise InputError("MethodTrainer cannot search with several processes: start one, and one search for each.")
+        if self._method_factory is not None:
+            self.method = self._method_factory(trial)
+        refuse_method(self.method, self)
+        if self._backbone is not None:
+            name_backbone(self.model, self._backbone)
         refuse_untrainable(self.model)
-        context = self._training_context()
+        context = training_context(self, resumes=self._checkpoint is not None)
         if self.args.learning_rate > 0 and self.args.get_warmup_steps(context.n_updates) >= context.n_updates:
             raise InputError(
                 f"MethodTrainer cannot warm up for all of its {context.n_updates} updates, which would not reach the "
                 "learning rate: train longer or lower warmup_steps."
             )
+        if self._checkpoint is not None:
+            self._resumed_state = read_method_state(self.method, self._checkpoint)
         # An earlier `train` leaves the model wrapped in its autocast, which would round what `setup` measures.
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        try:
-            if self.args.gradient_accumulation_steps > 1:
-                self._loss_divides_by_count = divides_by_count(
-                    self.model, self._first_batch(context), self._task_outputs
-                )
-            self._loss_parts = _LossParts()
-            self._calls_made.clear()
-            with task_outputs_from(self._task_outputs):
-                self.method.setup(self.model, context)
-            set_seed(self.args.seed)
-            return super().train(None, *args, **kwargs)
-        finally:
-            self.method.finalize(self.model)
+        agree_on_weights(self.model)
+        if self.args.gradient_accumulation_steps * self.args.world_size > 1:
+            self._loss_divides_by_count = divides_by_count(self.model, first_batch(self, context), self._task_outputs)
+        self._loss_parts = LossParts()
+        self._calls_made.clear()
+        with task_outputs_from(self._task_outputs):
+            self.method.setup(self.model, context)
+        agree_on_state(self.method)
+        set_seed(self.args.seed)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Let the method build the optimizer."""
-        self.optimizer = self.method.create_optimizer(self.model, self._training_context())
-        return self.optimizer
+        """Let the method build the optimizer, or the Trainer if the arguments ask for another one."""
+        if self._resumed_state is not None:
+            self.method.load_state_dict(self._resumed_state)
+            self._resumed_state = None
+        if not asks_for_other_optimizer(self):
+            self.optimizer = self.method.create_optimizer(self.model, training_context(self))
+            return self.optimizer
+        self.optimizer = None
+        optimizer = super().create_optimizer(self.model)
+        for group in optimizer.param_groups if self.method.replaces_weight_decay else ():
+            group["weight_decay"] = 0.0
+        return optimizer
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Save the state of the method, too."""
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            save_method(self.method, output_dir)
 
     def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Call `after_backward` once per update, when the last micro-batch has been added."""
@@ -114,8 +164,8 @@ class MethodTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log the parts of the training loss beside it: `task_loss`, and what the method adds as `method_loss`."""
         if "loss" in logs and self._loss_parts.n_updates > 0:
-            logs |= self._loss_parts.means()
-            self._loss_parts = _LossParts()
+            logs |= self._loss_parts.means(self.accelerator)
+            self._loss_parts = LossParts()
         super().log(logs, *args, **kwargs)
 
     def _loss_with_method(
@@ -136,6 +186,8 @@ class MethodTrainer(Trainer):
         n_micro_batches = self.current_gradient_accumulation_steps
         divided, divided_by_trainer = self._division_of_loss(num_items_in_batch)
         scale = n_micro_batches if divided else 1
+        if self.args.world_size > 1 and not self._loss_divides_by_count:
+            num_items_in_batch = None  # or the class multiplies the loss by the number of processes
         task_pass = partial(self._task_outputs, num_items_in_batch=num_items_in_batch, scale=scale)
         with task_outputs_from(task_pass):
             outputs = task_pass(model, inputs)
@@ -187,85 +239,15 @@ class MethodTrainer(Trainer):
         optimizer: Any = self.optimizer  # built by now
         self.method.after_step(self.model, optimizer)
 
-    def _first_batch(self, context: TrainingContext) -> Any:
-        n_examples = min(self.args.train_batch_size, len(context.train_dataset))
-        return self._prepare_inputs(dict(context.collate([context.train_dataset[i] for i in range(n_examples)])))
-
-    def _training_context(self) -> TrainingContext:
-        arguments = self.args
-        dataset: Any = self.train_dataset  # any that has a length
-        n_batches = len(dataset) / arguments.train_batch_size
-        n_batches = math.floor(n_batches) if arguments.dataloader_drop_last else math.ceil(n_batches)
-        updates_per_epoch = max(math.ceil(n_batches / arguments.gradient_accumulation_steps), 1)
-        n_updates = math.ceil(arguments.num_train_epochs * updates_per_epoch)
-        return TrainingContext(
-            train_dataset=dataset,
-            collate=self._get_collator_with_removed_columns(self.data_collator),
-            batch_size=arguments.train_batch_size * arguments.gradient_accumulation_steps,
-            learning_rate=arguments.learning_rate,
-            weight_decay=arguments.weight_decay,
-            n_updates=arguments.max_steps if arguments.max_steps > 0 else n_updates,
-            seed=arguments.seed,
-            betas=(arguments.adam_beta1, arguments.adam_beta2),
-            epsilon=arguments.adam_epsilon,
-        )
-
-
-def refusals(trainer: MethodTrainer) -> list[tuple[bool, str]]:
-    """List what MethodTrainer refuses: whether the trainer asks for it, and the end of the sentence that says so."""
-    arguments: TrainingArguments = trainer.args
-    return [
-        (
-            not isinstance(trainer.method, FineTuningMethod),
-            f"use {shortened(trainer.method)} as a method: give it an object such as Mixout(0.9).",
-        ),
-        (trainer.model_init is not None, "use model_init, which would replace the model after set-up: pass model."),
-        (trainer.optimizer is not None, "use a ready optimizer: the method builds it from the training arguments."),
-        (arguments.fp16, "scale fp16 losses, because methods read true gradients: use bf16=True or float32."),
-        (
-            arguments.world_size > 1 or arguments.n_gpu > 1,
-            "use several devices: make one visible (CUDA_VISIBLE_DEVICES) and run one seed on each.",
-        ),
-        (
-            arguments.optim not in ("adamw_torch", "adamw_torch_fused") or bool(arguments.optim_args),
-            "use another optimizer, because the method builds it: leave optim and optim_args at their defaults.",
-        ),
-        (arguments.torch_compile, "compile a model whose parameters methods find by name: set torch_compile=False."),
-        (arguments.auto_find_batch_size, "restart with smaller batches after set-up: fix the batch size."),
-        (
-            bool(arguments.deepspeed or arguments.fsdp),
-            "train a sharded model: leave deepspeed and fsdp off.",
-        ),
-        (
-            trainer.train_dataset is not None and not hasattr(trainer.train_dataset, "__len__"),
-            "train on a data set of unknown length: give it one with a length.",
-        ),
-    ]
-
-
-class _LossParts:
-    """Sums of the task's loss and of the whole loss since the last log, left on the device until then."""
-
-    def __init__(self) -> None:
-        self.n_updates = 0
-        self._task, self._whole = torch.zeros(()), torch.zeros(())
-
-    def add(self, task_loss: torch.Tensor, whole_loss: torch.Tensor) -> None:
-        """Add those of a micro-batch, each divided by the number of micro-batches."""
-        self._task = self._task.to(task_loss.device) + task_loss.detach()
-        self._whole = self._whole.to(whole_loss.device) + whole_loss.detach()
-
-    def means(self) -> dict[str, float]:
-        """Return the means over the updates."""
-        task, whole = torch.stack([self._task, self._whole]).div(self.n_updates).tolist()
-        return {"task_loss": task, "method_loss": whole - task}
-
 
 class _AfterStep(TrainerCallback):
     """`on_optimizer_step` is the one place between the optimizer's step and the scheduler's."""
 
     def __init__(self, trainer: MethodTrainer) -> None:
         self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, *others: Any, **kwargs: Any) -> None:
+        refuse_other_length(training_context(self._trainer), state.max_steps)
 
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         self._trainer._end_update()

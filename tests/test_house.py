@@ -17,6 +17,7 @@ FLOORS = [
     {"hyperparameters"},
     {"building_blocks"},
     {"method"},
+    {"trainer_parts"},
     {"methods", "training_loop", "trainer"},
     {"pocket"},
     {"tasks"},

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import torch
 from datasets import Dataset
 from tiny_encoders import collate, tiny_encoder, without_dropout
 from training_hosts import largest_difference, method_trainer, train_in_loop, weights
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import trainer as transformers_trainer
+from transformers.trainer_utils import HPSearchBackend
 
 from finetune_reg.errors import InputError
 from finetune_reg.method import FineTuningMethod
-from finetune_reg.methods import AttentionGuidedWeightMixup, ChildTuningD, Mixout, Vanilla
+from finetune_reg.methods import (
+    L2SP,
+    SMART,
+    AttentionGuidedWeightMixup,
+    ChildTuningD,
+    Mixout,
+    PretrainedWeightDecay,
+    RecAdam,
+    Vanilla,
+)
 from finetune_reg.trainer import MethodTrainer
 
 
@@ -138,8 +152,6 @@ def test_vanilla_equals_the_plain_trainer(architecture, dataset, tmp_path):
     [
         ({"fp16": True}, "bf16"),
         ({"auto_find_batch_size": True}, "fix the batch size"),
-        ({"optim": "adafactor"}, "leave optim and optim_args at their defaults"),
-        ({"optim_args": "eps=1e-3"}, "leave optim and optim_args at their defaults"),
         ({"torch_compile": True}, "set torch_compile=False"),
     ],
 )
@@ -152,10 +164,70 @@ def test_other_refusals_are_one_sentence_each(dataset, tmp_path):
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     with pytest.raises(InputError, match=r"Mixout\(0.9\)"):
         MethodTrainer(model=tiny_encoder("bert"), args=arguments, method="mixout")
-    with pytest.raises(InputError, match="pass model"):
-        MethodTrainer(model_init=lambda: tiny_encoder("bert"), args=arguments, method=Vanilla())
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
     with pytest.raises(InputError, match="the method builds it"):
         MethodTrainer(model=tiny_encoder("bert"), args=arguments, method=Vanilla(), optimizers=(optimizer, None))
-    with pytest.raises(InputError, match="Train anew"):
-        method_trainer(tiny_encoder("bert"), Vanilla(), dataset, tmp_path).train(resume_from_checkpoint=True)
+
+
+def trainer_that_makes_its_model(method, dataset, folder):
+    makes = partial(MethodTrainer, model_init=lambda: tiny_encoder("bert"))
+    return method_trainer(None, method, dataset, folder, trainer_class=makes)
+
+
+@pytest.mark.parametrize("method", [Mixout(0.5), SMART(5.0, 5.0, epsilon=0.1, noise_std=0.1)])
+def test_a_model_made_for_each_training_is_the_one_that_the_method_is_set_up_on(method, dataset, tmp_path):
+    model, trainer = tiny_encoder("bert"), trainer_that_makes_its_model(method, dataset, tmp_path)
+    method_trainer(model, method, dataset, tmp_path).train()
+    for _ in range(2):
+        trainer.train()
+        assert largest_difference(weights(model), weights(trainer.model)) == 0.0
+
+
+class Grid:
+    """A backend of `hyperparameter_search` that tries two settings and keeps the weights."""
+
+    found: dict[float, dict[str, torch.Tensor]]
+
+    def ensure_available(self):
+        Grid.found = {}
+
+    def default_hp_space(self, trial):
+        return {"learning_rate": trial.params["learning_rate"]}
+
+    def run(self, trainer, n_trials, direction):
+        for number, probability in enumerate((0.3, 0.6)):
+            trainer.train(trial=SimpleNamespace(number=number, params={"learning_rate": 2e-3, "mix": probability}))
+            Grid.found[probability] = weights(trainer.model)
+
+
+def test_a_search_makes_a_method_for_each_trial(dataset, tmp_path, monkeypatch):
+    backends = transformers_trainer.ALL_HYPERPARAMETER_SEARCH_BACKENDS
+    monkeypatch.setitem(backends, HPSearchBackend.OPTUNA, Grid)
+    monkeypatch.setattr("transformers.integrations.hp_params", lambda trial: trial.params)
+    trainer = trainer_that_makes_its_model(lambda trial: Mixout(trial.params["mix"]), dataset, tmp_path)
+    trainer.hyperparameter_search(backend="optuna")
+    for probability, found in Grid.found.items():
+        model = tiny_encoder("bert")
+        method_trainer(model, Mixout(probability), dataset, tmp_path, learning_rate=2e-3).train()
+        assert largest_difference(weights(model), found) == 0.0
+
+
+@pytest.mark.parametrize("arguments", [{"optim": "adafactor"}, {"optim": "sgd"}, {"optim_args": "eps=1e-3"}])
+def test_another_optimizer_is_built_as_the_plain_trainer_does(arguments, dataset, tmp_path):
+    ours, theirs = tiny_encoder("bert"), tiny_encoder("bert")
+    trainer = method_trainer(ours, Vanilla(), dataset, tmp_path, **arguments)
+    trainer.train()
+    Trainer(model=theirs, args=trainer.args, train_dataset=dataset, data_collator=collate).train()
+    assert largest_difference(weights(ours), weights(theirs)) == 0.0
+    without_decay = method_trainer(ours, L2SP(), dataset, tmp_path, **arguments)
+    assert {group["weight_decay"] for group in without_decay.create_optimizer().param_groups} == {0.0}
+
+
+def test_an_optimizer_that_cannot_serve_is_refused(dataset, tmp_path):
+    trainer = partial(method_trainer, tiny_encoder("bert"), dataset=dataset, folder=tmp_path)
+    with pytest.raises(InputError, match="RecAdam brings its own optimizer"):
+        trainer(method=RecAdam(), optim="adafactor")
+    with pytest.raises(InputError, match="does not take whole gradients"):
+        trainer(method=Vanilla(), optim="lomo")
+    with pytest.raises(InputError, match="weights between"):
+        trainer(method=PretrainedWeightDecay(), optim="schedule_free_adamw")
