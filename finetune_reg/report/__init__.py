@@ -2,5 +2,6 @@
 
 page.py          sections, figures, published figures and verdicts, put into the template page.html.jinja
 page_tables.py   its tables, formatted for people
+layout.py        the form of all pages: layout.html.jinja, macros.html.jinja
 checklist.py     the reproducibility checklist, answered from the records
 """

@@ -5,7 +5,6 @@ The page, `report.html`, needs no other file and no network; `page.html.jinja` i
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from matplotlib.figure import Figure
 
 from finetune_reg.errors import InputError
@@ -21,6 +19,7 @@ from finetune_reg.experiment.atomic_writing import write_atomically
 from finetune_reg.experiment.records import FINISHED
 from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.report.checklist import checklist, checklist_items, code_version, environment_facts
+from finetune_reg.report.layout import PageFigure, page_figure, render
 from finetune_reg.report.page_tables import (
     HEADERS,
     PageTable,
@@ -51,18 +50,8 @@ from finetune_reg.tasks import get_task
 __all__ = ["HEADERS", "checklist", "write_report"]
 
 TOY = "Pocket is a toy, an embedded world with its own small language: no claim of a paper is settled on it."
-CSS_PIXELS_PER_INCH = 96
+TEMPLATE = Path(__file__).with_name("page.html.jinja")
 # Runs on which claims are judged together; a control may train for more epochs than the method.
-
-
-@dataclass
-class PageFigure:
-    """A figure as the page shows it: the PNG in base64, its text for those who cannot see it, its width in pixels."""
-
-    data: str
-    alt: str
-    caption: str
-    width: int
 
 
 @dataclass
@@ -129,7 +118,8 @@ def write_report(
     ]
     recorded = set(table.run_id)
     page = output_dir / "report.html"
-    text = _template().render(
+    text = render(
+        TEMPLATE,
         title=f"Report: {', '.join(dict.fromkeys(table.model_name.map(short_name)))}",
         header=_header(table),
         reproductions=_reproductions(pooled, published, reproduced, planned or ()) if reproduced else [],
@@ -188,7 +178,7 @@ def _section(heading: str, runs: pd.DataFrame, output_dir: Path, published: pd.D
         aggregates=aggregates_table(aggregates),
         published=None if published is None else published_table(beside_published(summary, published)),
         figures=[
-            _page_figure(figure, output_dir / f"{name}_{_slug(heading)}.png", alt, caption)
+            page_figure(figure, output_dir / f"{name}_{_slug(heading)}.png", alt, caption)
             for name, figure, alt, caption in _figures(runs, aggregates)
         ],
     )
@@ -252,12 +242,6 @@ def _figures(runs: pd.DataFrame, aggregates: pd.DataFrame) -> list[tuple[str, Fi
     return figures
 
 
-def _page_figure(figure: Figure, path: Path, alt: str, caption: str) -> PageFigure:
-    width = round(CSS_PIXELS_PER_INCH * figure.get_figwidth())
-    data = base64.b64encode(plotting.save(figure, path).read_bytes()).decode()
-    return PageFigure(data, alt, caption, width)
-
-
 def _header(table: pd.DataFrame) -> list[tuple[str, str]]:
     facts = environment_facts(table)
     statuses = ", ".join(f"{count} {status}" for status, count in table.status.value_counts().items())
@@ -271,12 +255,6 @@ def _header(table: pd.DataFrame) -> list[tuple[str, str]]:
         ("Versions", ", ".join(f"{name} {facts[name]}" for name in ("python", "torch", "transformers", "numpy"))),
         ("Code", code_version(facts)),
     ]
-
-
-def _template() -> Template:
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.get_template("page.html.jinja")
 
 
 def _slug(text: str) -> str:
