@@ -33,6 +33,7 @@ from finetune_reg.methods import UniformDropout as UniformDropout
 from finetune_reg.methods import Vanilla as Vanilla
 from finetune_reg.methods import WeightAveraging as WeightAveraging
 from finetune_reg.methods import build_method as build_method
+from finetune_reg.own_table.comparison import compare as compare
 from finetune_reg.tasks import load_task as load_task
 from finetune_reg.trainer import MethodTrainer as MethodTrainer
 from finetune_reg.training_loop import predict as predict

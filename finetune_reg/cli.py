@@ -17,10 +17,13 @@ from rich.text import Text
 
 from finetune_reg.console import console, interrupts_raise, print_error
 from finetune_reg.errors import INTERRUPTED, INTERRUPTED_CODE, InputError, shortened
+from finetune_reg.own_table import commands as own_table_commands
 from finetune_reg.sweep import commands as sweep_commands
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(sweep_commands.app, name="sweep")
+for own_table_command in (own_table_commands.compare, own_table_commands.predict):
+    app.command()(own_table_command)
 UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 Folder = Annotated[Path, typer.Argument(help="Folder of a sweep or run, with its records.")]
 

@@ -160,14 +160,25 @@ def _set_labels(config: PreTrainedConfig, task: Task) -> None:
 
 
 @contextmanager
-def _explained(model_name: str, location: str) -> Iterator[None]:
-    """Keep transformers quiet, and turn whatever it cannot read about a model into one sentence."""
-    verbosity = logging.get_verbosity()
-    progress_bars = logging.is_progress_bar_enabled()
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from warnings and progress bars of its own in this block."""
+    verbosity, progress_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if progress_bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def _explained(model_name: str, location: str) -> Iterator[None]:
+    """Keep transformers quiet, and turn whatever it cannot read about a model into one sentence."""
+    try:
+        with quiet_transformers():
+            yield
     except InputError:
         raise
     except Exception as error:
@@ -180,7 +191,3 @@ def _explained(model_name: str, location: str) -> Iterator[None]:
             advice = "Give a model whose architecture transformers knows."
         kind = InputError if Path(location).is_dir() else MissingInputError
         raise kind(f"Cannot load the model {model_name!r}: {cause}. {advice}") from error
-    finally:
-        logging.set_verbosity(verbosity)
-        if progress_bars:
-            logging.enable_progress_bar()

@@ -7,11 +7,13 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
 from finetune_reg.errors import InputError, shortened, unknown_name
+from finetune_reg.tasks.row_files import Row
 from finetune_reg.tasks.task_table import MetricName, Task
 
 FEWEST_ROWS, MOST_ROWS, FEWEST_OF_A_CLASS = 30, 20_000, 5
@@ -41,6 +43,11 @@ class OwnTable:
     without_text: int
     without_label: int
     n_sampled: int | None
+
+    @cached_property
+    def records(self) -> list[Row]:
+        """The rows, one mapping each."""
+        return [{str(name): value for name, value in row.items()} for row in self.rows.to_dict("records")]
 
 
 def select_rows(

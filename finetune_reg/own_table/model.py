@@ -1,0 +1,196 @@
+"""The model trained on all rows: a plain folder with a model card, and predictions for new rows."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import special
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
+
+from finetune_reg.errors import InputError, unknown_name
+from finetune_reg.experiment.encoders import load_encoder, quiet_transformers
+from finetune_reg.method import TrainingContext
+from finetune_reg.methods import build_method
+from finetune_reg.own_table.answer import words
+from finetune_reg.own_table.candidates import tried_rate
+from finetune_reg.own_table.comparison import Comparison, encoder_width
+from finetune_reg.own_table.page import plan_facts
+from finetune_reg.own_table.planning import BATCH_SIZE
+from finetune_reg.own_table.reading import read_table
+from finetune_reg.results.method_labels import method_label
+from finetune_reg.tasks import encode, training_loader
+from finetune_reg.training_loop import train
+
+ABOUT = "finetune_reg.json"
+PREDICTED_AT_A_TIME = 64
+
+
+def write_model(comparison: Comparison) -> Path:
+    """Train the recommended method on all rows and save `model/`; one of the same rows and recipe that is there stays.
+
+    Raises:
+        TrainingDivergedError: as `train`.
+    """
+    prepared, folder = comparison.prepared, comparison.folder / "model"
+    about = _about(comparison)
+    if (folder / ABOUT).is_file() and json.loads((folder / ABOUT).read_text(encoding="utf-8")) == about:
+        return folder
+    table, recipe = prepared.table, about["recipe"]
+    encoder = load_encoder(prepared.model_name, table.task, seed=0)
+    examples = encode(table.task, table.records, encoder.tokenizer, prepared.max_length, encoder.n_positions)
+    loader = training_loader(examples, encoder.tokenizer, BATCH_SIZE, seed=0)
+    context = TrainingContext(
+        train_dataset=examples,
+        collate=loader.collate_fn,
+        batch_size=BATCH_SIZE,
+        learning_rate=recipe["learning_rate"],
+        weight_decay=0.01,
+        n_updates=recipe["epochs"] * len(loader),
+    )
+    candidate = comparison.best.candidate
+    with torch.random.fork_rng(devices=[]):
+        train(encoder.model, build_method(candidate.method, **candidate.hyperparameters), loader, context)
+    unfinished = folder.with_name("model.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    encoder.tokenizer.model_max_length = prepared.max_length
+    with quiet_transformers():
+        encoder.model.save_pretrained(unfinished)
+        encoder.tokenizer.save_pretrained(unfinished)
+    (unfinished / "README.md").write_text(_card(comparison, about), encoding="utf-8")
+    (unfinished / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+    return folder
+
+
+def _about(comparison: Comparison) -> dict[str, Any]:
+    prepared, best = comparison.prepared, comparison.best
+    factor, epochs = best.setting
+    scale = comparison.calibration.temperature if comparison.calibration else 1.0
+    return {
+        "columns": prepared.table.columns,
+        "temperature": round(scale, 4),
+        "max_length": prepared.max_length,
+        "rows": len(prepared.table.rows),
+        "rows_hash": prepared.asked["rows_hash"],
+        "recipe": {
+            "encoder": prepared.model_name,
+            "method": method_label(best.candidate.method, best.candidate.hyperparameters),
+            "learning_rate": tried_rate(best.candidate, factor, encoder_width(prepared.encoder)),
+            "epochs": epochs,
+            "batch_size": BATCH_SIZE,
+            "seed": 0,
+        },
+    }
+
+
+def _card(comparison: Comparison, about: dict[str, Any]) -> str:
+    prepared, names = comparison.prepared, comparison.prepared.table.columns
+    recipe = "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in about["recipe"].items())
+    facts = "\n".join(f"- {heading}: {sentence}" for heading, sentence in prepared.account.facts)
+    plan = "\n".join(f"- {heading}: {sentence}" for heading, sentence in plan_facts(prepared))
+    warnings = "".join(f"- {warning}\n" for warning in prepared.account.warnings)
+    answer = "\n".join(f"- {line}" for line in comparison.lines)
+    return f"""---
+library_name: transformers
+pipeline_tag: text-classification
+base_model: {prepared.model_name}
+---
+
+# {names["label"]} from {" and ".join(names["text"])}
+
+Trained by finetune_reg on {about["rows"]} labelled rows (SHA-256 of texts and labels {about["rows_hash"]}).
+Open it with `from_pretrained` or `pipeline("text-classification")`, or predict with `finetune-reg predict`.
+Probabilities are calibrated after division of the logits by the temperature {about["temperature"]}, which only
+`finetune-reg predict` does by itself.
+
+## What to expect
+
+{answer}
+
+The scores are of models trained in the same way on a part of the rows and tested on the others; brackets are 95 %
+intervals over splits. This model saw all rows and was not tested.
+
+## Recipe
+
+{recipe}
+
+## Rows
+
+{facts}
+{warnings}
+## How the methods were compared
+
+{plan}
+
+## Limits
+
+- Scores hold for rows that come from where these came from: other customers, times or topics may be harder.
+- {comparison.best.candidate.title} scored {words(comparison.best.score, sign=False)}: errors remain, see answer.html.
+"""
+
+
+def predict_table(model: Path | str, source: Path | str | pd.DataFrame, encoding: str | None = None) -> pd.DataFrame:
+    """Predict the labels of new rows with a model of `write_model`.
+
+    Args:
+        model: its folder; source: as of `read_table`, with the text columns that the model was trained on.
+
+    Returns:
+        The table with the column `prediction` and, for classes, the calibrated `probability` of the answer and
+        `probability NAME` of each class. Rows without text get no prediction.
+
+    Raises:
+        InputError: no such model, a text column that is not there, or a column that would be overwritten.
+    """
+    folder = Path(model).expanduser()
+    if not (folder / ABOUT).is_file():
+        raise InputError(f"{folder} is no model of `finetune-reg compare`: give its folder OUTPUT/model.")
+    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    frame = read_table(source, encoding)
+    columns = about["columns"]["text"]
+    for column in columns:
+        if column not in frame:
+            raise unknown_name("column", column, map(str, frame.columns))
+    if "prediction" in frame:
+        raise InputError("The table has a column 'prediction' already: rename it.")
+    usable = frame[columns].map(lambda value: isinstance(value, str) and bool(value.strip())).all(axis=1)
+    texts = [frame.loc[usable, column].tolist() for column in columns]
+    logits = _logits(folder, texts, about["max_length"])
+    names = json.loads((folder / "config.json").read_text(encoding="utf-8"))["id2label"]
+    result = frame.copy()
+    if logits.shape[1] == 1:
+        result.loc[usable, "prediction"] = logits[:, 0]
+        return result
+    probabilities = special.softmax(logits / about["temperature"], axis=1)
+    labels = [names[str(number)] for number in range(logits.shape[1])]
+    result["prediction"] = None
+    result.loc[usable, "prediction"] = [labels[number] for number in probabilities.argmax(axis=1)]
+    result.loc[usable, "probability"] = probabilities.max(axis=1)
+    for number, name in enumerate(labels):
+        result.loc[usable, f"probability {name}"] = probabilities[:, number]
+    return result
+
+
+@torch.inference_mode()
+def _logits(folder: Path, texts: list[list[str]], max_length: int) -> np.ndarray:
+    """Return the logits of texts, or pairs of texts, in their order, shape (rows, labels)."""
+    with quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        network = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    if not texts[0]:
+        return np.empty((0, network.config.num_labels))
+    encoding = tokenizer(*texts, truncation=True, max_length=max_length)
+    examples = [{name: encoding[name][i] for name in encoding} for i in range(len(texts[0]))]
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i]["input_ids"]))
+    collate, found = DataCollatorWithPadding(tokenizer), []
+    for start in range(0, len(order), PREDICTED_AT_A_TIME):
+        batch = collate([examples[i] for i in order[start : start + PREDICTED_AT_A_TIME]])
+        found.append(network(**batch).logits.float().numpy())
+    return np.concatenate(found)[np.argsort(order)]

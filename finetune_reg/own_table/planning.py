@@ -1,0 +1,178 @@
+"""What is going to be run, what it costs on this machine, and which differences it can show."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from finetune_reg.errors import InputError
+from finetune_reg.experiment.encoders import Encoder
+from finetune_reg.method import TrainingContext
+from finetune_reg.methods import build_method
+from finetune_reg.own_table.candidates import TRIES, Candidate
+from finetune_reg.own_table.selection import OwnTable
+from finetune_reg.results.statistics import smallest_decided_effect
+from finetune_reg.sweep.cost import SECONDS_PER_NOTEBOOK
+from finetune_reg.tasks import encode, evaluation_loader, training_loader
+from finetune_reg.tasks.task_table import FOLDS
+from finetune_reg.training_loop import predict, train
+
+BATCH_SIZE = 16
+# Folds, repetitions, tries: from what is least worth comparing to what a generous budget allows.
+DESIGNS = ((3, 1, 1), (3, 1, 2), (5, 1, 2), (5, 2, 2), (5, 2, 3), (5, 4, 3))
+FEWEST_METHODS = 2
+PART_OF_BUDGET = 0.9  # the rest is for what cannot be measured beforehand
+CURVE = (0.25, 0.5)  # parts of the training rows, to see what more rows would bring
+TIMED_UPDATES = 4
+DISAGREEMENT = 0.15  # share of rows on which two methods differ, assumed before anything is known
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds on one core: of an update by the title of the method, and of the evaluation of a row."""
+
+    update: dict[str, float]
+    evaluated_row: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run.
+
+    Attributes:
+        candidates: the methods, vanilla first.
+        folds, repeats: each row is tested `repeats` times, by models that did not train on it.
+        tries: learning-rate factor and epochs, chosen between on a held-out fifth of the training rows of each split.
+        minutes: estimated, of all.
+        left_out: titles of methods for which the budget was too small.
+    """
+
+    candidates: list[Candidate]
+    folds: int
+    repeats: int
+    tries: tuple[tuple[float, int], ...]
+    minutes: float
+    left_out: list[str]
+
+    @property
+    def n_splits(self) -> int:
+        """Splits of the rows, each with a seed of its own."""
+        return self.folds * self.repeats
+
+    def runs_of_a_method(self) -> int:
+        """Return how often each method is trained: to choose settings, and to be tested."""
+        return self.n_splits * (len(self.tries) + 1)
+
+    def visible_difference(self, n_rows: int) -> float:
+        """Return the difference of accuracies that is found in four of five such comparisons, in [0, inf).
+
+        Two methods are assumed to disagree on 15 % of the rows; the variance is that of overlapping training sets.
+        """
+        n_test = n_rows / self.folds
+        spread = math.sqrt(DISAGREEMENT / n_test)
+        overlap = math.sqrt(1 + self.n_splits / (self.folds - 1))
+        return spread * overlap * smallest_decided_effect(self.n_splits, len(self.candidates) - 1)
+
+
+def choose_plan(
+    candidates: list[Candidate], timing: Timing, n_rows: int, budget: float | None, slots: int, kernels: bool
+) -> Plan:
+    """Return the largest design that fits into the budget; where even the smallest does not, fewer methods.
+
+    Args:
+        budget: minutes, None for the largest design.
+        slots: runs at a time.
+        kernels: each batch of runs starts a kernel.
+
+    Raises:
+        InputError: two methods on the smallest design take longer.
+    """
+    estimates = []
+    for n_methods in range(len(candidates), FEWEST_METHODS - 1, -1):
+        kept = candidates[:n_methods]
+        for folds, repeats, n_tries in reversed(DESIGNS if n_methods == len(candidates) else DESIGNS[:1]):
+            left_out = [candidate.title for candidate in candidates[n_methods:]]
+            plan = Plan(kept, folds, repeats, TRIES[:n_tries], 0.0, left_out)
+            minutes = _minutes(plan, timing, n_rows, slots, kernels)
+            estimates.append(minutes)
+            if budget is None or minutes <= PART_OF_BUDGET * budget:
+                return Plan(kept, folds, repeats, TRIES[:n_tries], minutes, left_out)
+    raise InputError(
+        f"The smallest comparison takes about {estimates[-1]:.1f} minutes here, more than the budget of {budget:g}: "
+        f"give --budget {math.ceil(estimates[-1] / PART_OF_BUDGET)}m, a smaller encoder, or fewer rows with --rows."
+    )
+
+
+def _minutes(plan: Plan, timing: Timing, n_rows: int, slots: int, kernels: bool) -> float:
+    n_train = n_rows * (plan.folds - 1) / plan.folds
+    n_chosen_on = n_train / FOLDS
+    seconds, epochs = 0.0, [epochs for _, epochs in plan.tries]
+    for candidate in plan.candidates:
+        update = timing.update[candidate.title]
+        choosing = sum(update * e * math.ceil((n_train - n_chosen_on) / BATCH_SIZE) for e in epochs)
+        testing = update * sum(epochs) / len(epochs) * math.ceil(n_train / BATCH_SIZE)
+        evaluating = timing.evaluated_row * (len(epochs) * n_chosen_on + n_rows - n_train)
+        seconds += plan.n_splits * (choosing + testing + evaluating)
+    dearest = max(timing.update[candidate.title] for candidate in plan.candidates)
+    curve = plan.folds * dearest * max(epochs) * sum(CURVE) * n_train / BATCH_SIZE
+    n_kernels = len(plan.candidates) * 2 * len(epochs) + len(CURVE) * len(epochs)
+    parallel = (seconds + curve + kernels * SECONDS_PER_NOTEBOOK * n_kernels) / slots
+    return (parallel + dearest * max(epochs) * n_rows / BATCH_SIZE) / 60
+
+
+class _Timed:
+    """Batches, and when each was asked for."""
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self.batches = list(batches)
+        self.moments: list[float] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.batches:
+            self.moments.append(time.perf_counter())
+            yield batch
+
+
+def measure(candidates: list[Candidate], table: OwnTable, encoder: Encoder, max_length: int, threads: int) -> Timing:
+    """Time a few updates of each method, and an evaluation, on rows of the table.
+
+    Args:
+        threads: of PyTorch, as the runs will have.
+
+    Raises:
+        InputError: a method that cannot train this encoder.
+    """
+    n_rows = min(len(table.rows), BATCH_SIZE * TIMED_UPDATES)
+    rows = table.rows.sample(n_rows, random_state=0).index
+    examples = encode(table.task, [table.records[i] for i in rows], encoder.tokenizer, max_length, encoder.n_positions)
+    loader = training_loader(examples, encoder.tokenizer, BATCH_SIZE, seed=0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        update = {}
+        for candidate in candidates:
+            timed = _Timed(loader)
+            context = TrainingContext(
+                train_dataset=examples,
+                collate=loader.collate_fn,
+                batch_size=BATCH_SIZE,
+                learning_rate=1e-5,
+                weight_decay=0.01,
+                n_updates=2 * len(timed.batches),
+            )
+            method = build_method(candidate.method, **candidate.hyperparameters)
+            with torch.random.fork_rng(devices=[]):
+                train(deepcopy(encoder.model), method, timed, context)
+            update[candidate.title] = float(np.median(np.diff(timed.moments)))
+        start = time.perf_counter()
+        predict(encoder.model, evaluation_loader(examples, encoder.tokenizer))
+        return Timing(update, (time.perf_counter() - start) / len(examples))
+    finally:
+        torch.set_num_threads(before)

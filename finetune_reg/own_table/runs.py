@@ -1,0 +1,157 @@
+"""The runs of a plan: choose settings inside each split, test with the chosen ones, train on fewer rows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from finetune_reg.console import console
+from finetune_reg.errors import InputError
+from finetune_reg.experiment.records import FINISHED, RunRecord, read_record, record_path
+from finetune_reg.experiment.run import run
+from finetune_reg.experiment.settings import RunSettings
+from finetune_reg.own_table.candidates import Candidate, tried_rate
+from finetune_reg.own_table.planning import BATCH_SIZE, Plan
+from finetune_reg.sweep.plan import NotebookRun
+
+HERE = "here"
+Try = tuple[float, int]
+
+
+@dataclass(frozen=True)
+class RunMaker:
+    """Makes the runs of a comparison in its folder, and reads their records.
+
+    Attributes:
+        shared: parameters of all runs: task, source, model and the length of inputs.
+        width: of the encoder, which the learning rate depends on.
+        engine, slots: as of `run_sweep`; `"here"` makes one run after another in this process.
+    """
+
+    folder: Path
+    shared: dict[str, Any]
+    width: int
+    engine: str = "local"
+    slots: int | None = None
+
+    def parameters(self, candidate: Candidate, tried: Try, **others: Any) -> dict[str, Any]:
+        """Return the parameters of the template for a method and a try."""
+        factor, epochs = tried
+        return {
+            **self.shared,
+            "method": candidate.method,
+            "method_hyperparameters": candidate.hyperparameters,
+            "learning_rate": tried_rate(candidate, factor, self.width),
+            "epochs": epochs,
+            "evaluate_every": epochs,
+            "batch_size": BATCH_SIZE,
+            "n_train": None,
+            "seed_subset": None,  # that of the run: the number of the split
+            **others,
+        }
+
+    def make(self, what: str, notebooks: list[NotebookRun]) -> dict[str, RunRecord]:
+        """Make the runs that are missing, and return the records of all by run id.
+
+        Raises:
+            InputError: a run failed; the sentence says where to look.
+        """
+        console.print(what)
+        if self.engine == HERE:
+            self._make_here([settings for notebook in notebooks for settings in notebook.settings])
+        else:
+            from finetune_reg.sweep.engine import run_sweep
+
+            run_sweep(notebooks, self.folder, self.engine, self.slots)
+        run_ids = [run_id for notebook in notebooks for run_id in notebook.run_ids]
+        paths = [record_path(self.folder, run_id) for run_id in run_ids]
+        records = [read_record(path) if path.is_file() else None for path in paths]
+        unfinished = [record for record in records if record is None or record.status not in FINISHED]
+        if unfinished:
+            cause = next((f" ({record.error})" for record in unfinished if record and record.error), "")
+            raise InputError(
+                f"{len(unfinished)} of {len(records)} runs did not end{cause}: see `finetune-reg sweep status "
+                f"{self.folder}`, and repeat the command."
+            )
+        return {record.run_id: record for record in records if record is not None}
+
+    def _make_here(self, settings: list[RunSettings]) -> None:
+        with Progress(console=console, transient=True) as progress:
+            for one in progress.track(settings, description="runs"):
+                run(one, self.folder)
+
+
+@dataclass(frozen=True)
+class SplitRuns:
+    """Records by title of the method and number of the split, and the try that was chosen for each."""
+
+    records: dict[str, dict[int, RunRecord]]
+    chosen: dict[str, dict[int, Try]]
+    held_out_scores: dict[str, dict[Try, float]]
+
+
+def counted_score(record: RunRecord) -> float:
+    """Return a run's score; a diverged one counts as the best constant answer."""
+    return float(record.score if record.score is not None else record.majority_score or 0.0)
+
+
+def run_plan(plan: Plan, maker: RunMaker) -> SplitRuns:
+    """Choose each method's try on a held-out fifth of each split's training rows; then train on all and test."""
+    splits = list(range(plan.n_splits))
+    tried = {
+        (candidate.title, one): NotebookRun(maker.parameters(candidate, one, seeds=splits, held_out_fold=0))
+        for candidate in plan.candidates
+        for one in plan.tries
+    }
+    several = len(plan.tries) > 1
+    records = (
+        maker.make("Choosing learning rates and epochs inside the training rows.", [*tried.values()]) if several else {}
+    )
+    chosen: dict[str, dict[int, Try]] = {}
+    held_out: dict[str, dict[Try, float]] = {}
+    for candidate in plan.candidates:
+        of_try = {
+            one: [counted_score(records[run_id]) if several else 0.0 for run_id in tried[candidate.title, one].run_ids]
+            for one in plan.tries
+        }
+        chosen[candidate.title] = {s: _best(plan, {one: found[s] for one, found in of_try.items()}) for s in splits}
+        held_out[candidate.title] = {one: sum(found) / len(found) for one, found in of_try.items()}
+    notebooks = {c.title: _by_try(chosen[c.title], c, maker) for c in plan.candidates}
+    found = maker.make("Testing all methods.", [notebook for group in notebooks.values() for notebook in group])
+    return SplitRuns({title: _by_split(group, found) for title, group in notebooks.items()}, chosen, held_out)
+
+
+def run_curve(
+    plan: Plan, maker: RunMaker, candidate: Candidate, chosen: dict[int, Try], n_rows: list[int]
+) -> list[dict[int, RunRecord]]:
+    """Train a method on fewer rows of each split of the first repetition; one mapping per number of rows."""
+    first = {split: chosen[split] for split in range(plan.folds)}
+    groups = [_by_try(first, candidate, maker, n_train=n) for n in n_rows]
+    found = (
+        maker.make("Training on fewer rows.", [notebook for group in groups for notebook in group]) if groups else {}
+    )
+    return [_by_split(group, found) for group in groups]
+
+
+def _best(plan: Plan, scores: dict[Try, float]) -> Try:
+    return max(plan.tries, key=scores.__getitem__)
+
+
+def _by_try(chosen: dict[int, Try], candidate: Candidate, maker: RunMaker, **others: Any) -> list[NotebookRun]:
+    splits_of: defaultdict[Try, list[int]] = defaultdict(list)
+    for split, one in chosen.items():
+        splits_of[one].append(split)
+    return [
+        NotebookRun(maker.parameters(candidate, one, seeds=splits, **others))
+        for one, splits in sorted(splits_of.items())
+    ]
+
+
+def _by_split(notebooks: Iterable[NotebookRun], records: dict[str, RunRecord]) -> dict[int, RunRecord]:
+    found = [records[run_id] for notebook in notebooks for run_id in notebook.run_ids]
+    return {record.settings["seed_subset"]: record for record in sorted(found, key=lambda r: r.settings["seed_subset"])}

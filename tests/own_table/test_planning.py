@@ -1,0 +1,115 @@
+"""Splits keep units together; a plan fits into its budget, and says what it can show."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from own_table.tables import tickets
+
+from finetune_reg.errors import InputError
+from finetune_reg.methods import build_method
+from finetune_reg.own_table.candidates import CANDIDATES, chosen_candidates, tried_rate
+from finetune_reg.own_table.commands import read_minutes
+from finetune_reg.own_table.duplicates import find_duplicates
+from finetune_reg.own_table.planning import BATCH_SIZE, DESIGNS, Timing, choose_plan
+from finetune_reg.own_table.selection import select_rows
+from finetune_reg.own_table.splitting import make_splits, write_task
+from finetune_reg.tasks import load_task
+
+EQUAL = Timing({candidate.title: 0.1 for candidate in CANDIDATES}, 0.001)
+
+
+def table(**options):
+    return select_rows(tickets().astype(object), ["ticket"], "queue", name="tickets", **options)
+
+
+def test_each_row_is_tested_once_a_repetition_and_classes_keep_their_shares():
+    found = table()
+    splits = make_splits(found, np.arange(120), folds=5, repeats=2)
+    assert len(splits) == 10
+    for repeat in (splits[:5], splits[5:]):
+        assert sorted(row for split in repeat for row in split["test"]) == list(range(120))
+    assert splits[0]["test"] != splits[5]["test"]
+    for split in splits:
+        assert set(split["train"]) | set(split["test"]) == set(range(120))
+        assert all(set(part) < set(split["train"]) for part in split["held_out"])
+        assert len({row for part in split["held_out"] for row in part}) == len(split["train"])
+        counts = np.bincount(found.rows.label[split["test"]])
+        assert counts.max() - counts.min() <= 2
+
+
+@pytest.mark.parametrize("scores", [False, True])
+def test_rows_of_a_unit_stay_on_one_side_inside_the_training_rows_too(scores):
+    label = {"label": "minutes", "scores": True} if scores else {"label": "queue"}
+    found = select_rows(tickets().astype(object), ["ticket"], group="customer", **label)
+    units = find_duplicates(found).units
+    for split in make_splits(found, units, folds=3, repeats=1):
+        assert not set(units[split["train"]]) & set(units[split["test"]])
+        for part in split["held_out"]:
+            inside = [row for row in split["train"] if row not in set(part)]
+            assert not set(units[part]) & set(units[inside])
+
+
+def test_groups_that_leave_no_split_are_refused():
+    units = find_duplicates(table()).units
+    with pytest.raises(InputError, match="belong to 2 groups or texts, too few for 3 folds"):
+        make_splits(table(), np.arange(120) % 2, folds=3, repeats=1)
+    with pytest.raises(InputError, match=r"too few for 5 folds|without the class"):
+        make_splits(table(), table().rows.label.to_numpy() * 3 + units % 2, folds=3, repeats=1)
+
+
+def test_a_written_task_is_loaded_split_by_split(tmp_path):
+    found = table()
+    splits = make_splits(found, np.arange(120), folds=3, repeats=1)
+    write_task(found, splits, tmp_path / "tickets")
+    loaded = load_task("tickets", str(tmp_path), subset_seed=1)
+    assert loaded.row_ids == splits[1]["train"]
+    assert [row["row"] for row in loaded.validation] == splits[1]["test"]
+    assert loaded.task.label_names == ("billing", "delivery", "outage")
+
+
+def test_a_larger_budget_buys_a_larger_design_and_a_small_one_fewer_methods():
+    candidates = list(CANDIDATES)
+
+    def plan(budget):
+        return choose_plan(candidates, EQUAL, 300, budget, slots=1, kernels=False)
+
+    designs = [(p.folds, p.repeats, len(p.tries)) for p in map(plan, (None, 60, 30, 15, 8))]
+    assert designs[0] == DESIGNS[-1]
+    assert [DESIGNS.index(design) for design in designs] == sorted(map(DESIGNS.index, designs), reverse=True)
+    assert all(plan(budget).minutes <= budget for budget in (60, 30, 15, 8))
+    small = plan(3.6)
+    assert [candidate.title for candidate in small.candidates] == ["vanilla", "head only"]
+    assert small.left_out == [candidate.title for candidate in candidates[2:]]
+    with pytest.raises(InputError, match=r"takes about .* more than the budget of 0.5: give --budget"):
+        plan(0.5)
+
+
+def test_the_estimate_counts_each_training():
+    plan = choose_plan(list(CANDIDATES[:2]), EQUAL, 300, None, 1, False)
+    to_choose, to_test = (10 + 3 + 10) * 192 // BATCH_SIZE, (10 + 3 + 10) / 3 * 240 / BATCH_SIZE
+    trainings = 0.1 * 2 * plan.n_splits * (to_choose + to_test) / 60
+    assert trainings < plan.minutes < 1.15 * trainings
+
+
+def test_more_rows_show_smaller_differences():
+    small = choose_plan(list(CANDIDATES), EQUAL, 300, 30, 1, False)
+    assert small.visible_difference(1000) < small.visible_difference(300)
+    assert 0.03 < small.visible_difference(1000) < 0.15
+
+
+def test_candidates_can_be_built_and_named():
+    for candidate in CANDIDATES:
+        build_method(candidate.method, **candidate.hyperparameters)
+    assert [c.title for c in chosen_candidates(["mixout"])] == ["vanilla", "mixout"]
+    with pytest.raises(InputError, match="did you mean 'mixout'"):
+        chosen_candidates(["mixot"])
+    assert tried_rate(CANDIDATES[0], 1.0, 128) == 3e-4
+    assert tried_rate(CANDIDATES[0], 1.0, 384) == 1e-4
+
+
+def test_a_budget_is_a_time():
+    assert [read_minutes(text) for text in ("30m", "1.5h", "20", "5 min")] == [30, 90, 20, 5]
+    for text in ("soon", "0m", "-3m"):
+        with pytest.raises(InputError, match="is no time"):
+            read_minutes(text)
