@@ -23,6 +23,7 @@ from finetune_reg.methods import LayerwiseLearningRateDecay as LayerwiseLearning
 from finetune_reg.methods import Mixout as Mixout
 from finetune_reg.methods import NoisyTune as NoisyTune
 from finetune_reg.methods import PermutedDropout as PermutedDropout
+from finetune_reg.methods import PretrainedInterpolation as PretrainedInterpolation
 from finetune_reg.methods import PretrainedWeightDecay as PretrainedWeightDecay
 from finetune_reg.methods import RDrop as RDrop
 from finetune_reg.methods import RecAdam as RecAdam

@@ -229,6 +229,10 @@ class FineTuningMethod:
         """Whether the weights delivered are not those trained."""
         return type(self).delivered_weights is not FineTuningMethod.delivered_weights
 
+    def search_passes(self, n_examples: int, batch_size: int, n_updates: int) -> tuple[int, int]:
+        """Return the forward and backward passes that `setup` makes to search; those of other preparations are few."""
+        return 0, 0
+
     @property
     def passes_per_update(self) -> tuple[int, int]:
         """Forward passes of the model and backward passes through its outputs, per micro-batch of training."""

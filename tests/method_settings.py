@@ -26,6 +26,7 @@ from finetune_reg.methods import (
     NEFTune,
     NoisyTune,
     PermutedDropout,
+    PretrainedInterpolation,
     PretrainedWeightDecay,
     RDrop,
     RecAdam,
@@ -138,6 +139,9 @@ METHOD_SETTINGS = {
         lambda: WeightAveraging(tail_fraction=0.5),
         lambda: WeightAveraging("exponential", decay=0.0),
         deterministic=True,
+    ),
+    "pretrained_interpolation": MethodSetting(
+        lambda: PretrainedInterpolation(0.5), lambda: PretrainedInterpolation(1.0), deterministic=True
     ),
     "combination": MethodSetting(
         lambda: Combination([Mixout(0.5), L2SP(10.0)]),

@@ -14,11 +14,12 @@ from transformers import AutoModelForSequenceClassification
 from finetune_reg.experiment.records import checked_record, record_path
 from finetune_reg.experiment.run import run
 from finetune_reg.experiment.settings import RunSettings
-from finetune_reg.methods import METHODS, Combination, PretrainedWeightDecay, WeightAveraging
+from finetune_reg.methods import METHODS, Combination, PretrainedInterpolation, PretrainedWeightDecay, WeightAveraging
 
 DELIVERS_OTHERS = {name for name in METHODS if METHOD_SETTINGS[name].active().delivers_other_weights}
 METHODS_THAT_DELIVER = {
     **{name: METHOD_SETTINGS[name].active for name in sorted(DELIVERS_OTHERS)},
+    "read off": lambda: PretrainedInterpolation(None),
     "exponential": lambda: WeightAveraging("exponential", decay=0.7),
     "bias-corrected": lambda: WeightAveraging("bias_corrected"),
     "in a combination": lambda: Combination([PretrainedWeightDecay(1.0), WeightAveraging(tail_fraction=1.0)]),
@@ -27,7 +28,7 @@ delivering = pytest.mark.parametrize("name", METHODS_THAT_DELIVER)
 
 
 def test_the_methods_that_deliver_others_are_known():
-    assert {"weight_averaging"} == DELIVERS_OTHERS
+    assert {"weight_averaging", "pretrained_interpolation"} == DELIVERS_OTHERS
 
 
 @delivering

@@ -23,6 +23,7 @@ from finetune_reg.methods.layerwise_learning_rate_decay import LayerwiseLearning
 from finetune_reg.methods.mixout import Mixout
 from finetune_reg.methods.neftune import NEFTune
 from finetune_reg.methods.noisy_tune import NoisyTune
+from finetune_reg.methods.pretrained_interpolation import PretrainedInterpolation
 from finetune_reg.methods.pretrained_weight_decay import PretrainedWeightDecay
 from finetune_reg.methods.r3f import R3F
 from finetune_reg.methods.r_drop import RDrop
@@ -64,6 +65,7 @@ METHODS: dict[str, type[FineTuningMethod]] = {
     "neftune": NEFTune,
     "hype": HyPe,
     "weight_averaging": WeightAveraging,
+    "pretrained_interpolation": PretrainedInterpolation,
     "combination": Combination,
 }
 

@@ -232,7 +232,7 @@ class AttentionGuidedWeightMixup(FineTuningMethod):
             undo_perturbation=False,
         )
 
-    def search_passes(self, n_examples: int, batch_size: int) -> tuple[int, int]:
+    def search_passes(self, n_examples: int, batch_size: int, n_updates: int = 1) -> tuple[int, int]:
         """Return the forward and backward passes of all searches: five of each per iteration."""
         n_train = int((1.0 - self.validation_fraction) * n_examples)
         passes = 5 * self.n_searches * bilevel.count_iterations(n_train, batch_size, self.search_epochs)

@@ -113,12 +113,12 @@ class BilevelSearch:
         refuse_reentrant_checkpointing(model, "The search")
         parts = split_examples(len(context.train_dataset), self.validation_fraction, generator)
         n_iterations = count_iterations(len(parts[0]), context.batch_size, self.search_epochs)
-        lower = _LowerLevel(model, context, self.search_max_grad_norm)
+        lower = LowerLevel(model, context, self.search_max_grad_norm)
         upper = torch.optim.AdamW(alphas, lr=self.alpha_learning_rate, weight_decay=0.0, fused=True)
         n_warmup = math.ceil(_WARMUP_FRACTION * n_iterations)
         lower_schedule = get_linear_schedule_with_warmup(lower.optimizer, n_warmup, n_iterations)
         upper_schedule = get_cosine_schedule_with_warmup(upper, n_warmup, n_iterations)
-        batches = zip(*(_endless_losses(model, context, part, generator) for part in parts), strict=True)
+        batches = zip(*(endless_losses(model, context, part, generator) for part in parts), strict=True)
         for iteration, (train_loss, validation_loss) in enumerate(islice(batches, n_iterations), start=1):
             gradient = self._hypergradient(lower, alphas, train_loss, validation_loss, first=iteration == 1)
             for alpha, total in zip(alphas, gradient.total, strict=True):
@@ -133,7 +133,7 @@ class BilevelSearch:
             yield _record(iteration, loss, gradient)
 
     def _hypergradient(
-        self, lower: _LowerLevel, alphas: Sequence[torch.Tensor], train_loss: Loss, validation_loss: Loss, first: bool
+        self, lower: LowerLevel, alphas: Sequence[torch.Tensor], train_loss: Loss, validation_loss: Loss, first: bool
     ) -> Hypergradient:
         perturbed_loss = same_masks(train_loss, lower.device) if self.shared_masks else train_loss
         if self.hypergradient == "one_step":
@@ -183,8 +183,8 @@ def training_on_trial(model: nn.Module, start: Mapping[torch.Tensor, torch.Tenso
                 parameter.grad = None
 
 
-class _LowerLevel:
-    """The weights and their AdamW."""
+class LowerLevel:
+    """The weights that train, and their AdamW."""
 
     def __init__(self, model: nn.Module, context: TrainingContext, max_grad_norm: float) -> None:
         self.weights: list[torch.Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -239,7 +239,7 @@ class _LowerLevel:
         ]
 
 
-def _endless_losses(
+def endless_losses(
     model: nn.Module, context: TrainingContext, indices: list[int], generator: torch.Generator
 ) -> Iterator[Loss]:
     """Yield the task's loss on one batch after another, in a new order each epoch."""

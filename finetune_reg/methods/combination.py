@@ -108,6 +108,11 @@ class Combination(FineTuningMethod):
         times = next((m.passes_per_update[0] for m in self.members if isinstance(m, SAM)), 1)
         return times * forward, times * (backward + (replaced and compared))
 
+    def search_passes(self, n_examples: int, batch_size: int, n_updates: int) -> tuple[int, int]:
+        """Add up those of the members."""
+        passes = [member.search_passes(n_examples, batch_size, n_updates) for member in self.members]
+        return sum(forward for forward, _ in passes), sum(backward for _, backward in passes)
+
     def check_precision(self, precision: Precision) -> None:
         """Ask all members."""
         for member in self.members:

@@ -19,7 +19,6 @@ from finetune_reg.experiment.records import FINISHED, RunRecord, read_record
 from finetune_reg.experiment.settings import SEEDS, RunSettings
 from finetune_reg.method import FineTuningMethod
 from finetune_reg.methods import build_method
-from finetune_reg.methods.attention_guided_weight_mixup import AttentionGuidedWeightMixup
 from finetune_reg.sweep.plan import NotebookRun
 from finetune_reg.tasks import get_task, load_split
 from finetune_reg.tasks.loading import POOLED_PARTS
@@ -223,11 +222,7 @@ def _built(name: str, hyperparameters: str) -> FineTuningMethod:
 
 def _search_passes(settings: RunSettings) -> tuple[int, int]:
     """Return the forward and backward passes before the first update."""
-    method = _method(settings)
-    for part in getattr(method, "members", [method]):
-        if isinstance(part, AttentionGuidedWeightMixup):
-            return part.search_passes(_rows(settings)[0], settings.batch_size)
-    return 0, 0
+    return _method(settings).search_passes(_rows(settings)[0], settings.batch_size, _updates(settings))
 
 
 def _updates(settings: RunSettings) -> int:
