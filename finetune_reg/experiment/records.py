@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -97,7 +97,7 @@ def checked_record(values: Mapping[str, Any]) -> RunRecord:
     for name in values:
         if name not in types:
             raise unknown_name("field of a run record", name, types)
-    if missing := [entry.name for entry in fields(RunRecord) if entry.name not in values and not _has_default(entry)]:
+    if missing := [name for name in _needed() if name not in values]:
         raise InputError(f"A run record needs {', '.join(missing)}.")
     if (version := values.get("schema_version", SCHEMA_VERSION)) != SCHEMA_VERSION:
         raise InputError(f"It has schema {shortened(version)}: read it with the version that wrote it.")
@@ -130,7 +130,7 @@ def read_record(path: Path) -> RunRecord:
         InputError: the file cannot be read, is not a record of this schema, or bears the id of another run.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        values = _DECODER.decode(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise InputError(f"It is a {type(values).__name__}, not a JSON object.")
         record = checked_record(values)
@@ -206,11 +206,11 @@ def read_records(output_dir: Path | str) -> list[RunRecord]:
     found: dict[str, tuple[Path, RunRecord]] = {}
     folder = existing_folder(output_dir)
     paths = () if folder is None else folder.glob("**/records/*.json")
-    for path in sorted(paths, key=lambda path: (len(path.parts), len(path.name), path)):  # originals before copies
+    for path in sorted(paths, key=lambda path: (len(path.parts), len(path.name), str(path))):  # originals before copies
         if (record := _record_if_there(path)) is None:
             continue
         other, known = found.setdefault(record.run_id, (path, record))
-        if outcome_of(known) != outcome_of(record):
+        if known is not record and outcome_of(known) != outcome_of(record):
             raise InputError(f"{other} and {path} hold different results of the run {record.run_id}: keep one of them.")
     if not found:
         raise InputError(
@@ -239,9 +239,13 @@ def _plain_types() -> dict[str, set[type]]:
     return plain
 
 
-def _has_default(entry: Field[Any]) -> bool:
-    return entry.default is not MISSING or entry.default_factory is not MISSING
+@cache
+def _needed() -> list[str]:
+    return [entry.name for entry in fields(RunRecord) if entry.default is entry.default_factory is MISSING]
 
 
 def _refuse_constant(name: str) -> None:
     raise InputError(f"It holds {name}, which is no number of JSON.")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)

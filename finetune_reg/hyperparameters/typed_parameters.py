@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -197,15 +197,19 @@ def _matches(value: Any, expected: Any) -> bool:
     if origin is list:
         if not isinstance(value, list):
             return False
-        of_one_type = {*map(type, value)} == {arguments[0]}  # quick for long lists
-        return of_one_type or all(_matches(item, arguments[0]) for item in value)
+        return _all_match(value, arguments[0])
     if origin is dict:
-        return isinstance(value, dict) and all(_matches(k, arguments[0]) for k in value)
+        return isinstance(value, dict) and _all_match(value, arguments[0])
     if expected is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if expected is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, expected)
+
+
+def _all_match(values: Iterable[Any], expected: Any) -> bool:
+    of_one_type = {*map(type, values)} <= {expected}  # quick for many values
+    return of_one_type or all(_matches(value, expected) for value in values)
 
 
 def describe_type(expected: Any) -> str:

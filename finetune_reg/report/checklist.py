@@ -58,7 +58,7 @@ def checklist_items(table: pd.DataFrame) -> list[tuple[str, str]]:
         f"{name}: {get_task(name, source).scored_split(split)}"
         for name, source, split in zip(scored.task, scored.source, scored.split, strict=True)
     ]
-    subsets = {json.loads(subset).get("content_hash") for subset in table.subset} - {None}
+    subsets = {json.loads(subset).get("content_hash") for subset in table.subset.unique()} - {None}
     recipe = [f"{name} {_values(table[name])}" for name in RECIPE[2:]]
     seeds = [f"{name} {_values(table[name])}" for name in (*SEEDS, "seed_subset")]
     return [
@@ -98,7 +98,7 @@ def checklist_items(table: pd.DataFrame) -> list[tuple[str, str]]:
 
 def environment_facts(table: pd.DataFrame) -> dict[str, str]:
     """Return each fact of the records' environments; "unknown" if no record has it, several values with commas."""
-    environments = pd.DataFrame(json.loads(text) for text in table.environment)
+    environments = pd.DataFrame(json.loads(text) for text in table.environment.unique())
     names = ("python", *PACKAGES, "device", "platform", "threads", "dtype", "commit", "uncommitted_changes")
     return {name: _values(environments[name].dropna()) if name in environments else "unknown" for name in names}
 

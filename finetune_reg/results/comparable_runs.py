@@ -134,6 +134,8 @@ def recipes_of(
         differ within a task, which are added to `settings`.
     """
     own = _having(runs[runs.task.isin(tasks) & (runs.identity == method_identity(method))], settings)
+    if own.empty:
+        return [dict(settings)]
     varies = (own.groupby("task")[RECIPE].nunique() > 1).any()
     differing = [name for name in RECIPE if varies[name]]
     if not differing:

@@ -71,7 +71,7 @@ def plot_scores(table: pd.DataFrame, axes: Axes, palette: Palette | None = None)
     """
     palette = palette or method_palette(list(dict.fromkeys(table.method_label)))
     labels = list(palette)
-    scored = table[table.score.notna()].assign(score=lambda runs: runs.score.astype(float))
+    scored = table.loc[table.score.notna(), ["method_label", "score"]].astype({"score": float})
     options: dict[str, Any] = {"x": "score", "y": "method_label", "hue": "method_label", "order": labels, "ax": axes}
     options |= {"palette": palette, "legend": False}
     boxed = scored[scored.groupby("method_label").score.transform("count") >= 5]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pandas as pd
 import pyarrow as pa
@@ -32,6 +32,10 @@ RECIPE = [name for name in SETTING if name != "task"]
 BASELINE = "Vanilla()"
 NEEDED = ["method", "method_hyperparameters", "status", "metric", "subset", "schema_version", "run_id", "method_label"]
 NEEDED += ["score", "history", "transfer", "weights_hash"]
+NESTED = [
+    name for name, kind in {**SETTING_TYPES, **get_type_hints(RunRecord)}.items() if get_origin(kind) in (dict, list)
+]
+NESTED.remove("settings")  # which become columns
 AGGREGATES = ["method", "tasks", "runs", "mean_passes", "iqm", "iqm_low", "iqm_high"]
 AGGREGATES += ["improvement", "improvement_low", "improvement_high"]
 
@@ -97,7 +101,7 @@ def results_table(records: list[RunRecord]) -> pd.DataFrame:
         row: dict[str, Any] = {**record.settings, **vars(record)}
         row.pop("settings")
         row["method_label"] = method_label(row["method"], row["method_hyperparameters"])
-        rows.append({k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in row.items()})
+        rows.append(row | {name: json.dumps(row[name]) for name in NESTED})
     table = one_row_per_run(pd.DataFrame(rows))
     order = [*SETTING, "method", "method_label", "seed_init"]
     vanilla_first = table.assign(method=table.method.where(table.method != "vanilla", "")).sort_values(order)
@@ -166,10 +170,12 @@ def summary_table(table: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame
         InputError: runs that may not be compared, see `comparable`.
     """
     rows = []
-    for setting, group in pool_fresh_subsets(comparable(table)).groupby(SETTING, dropna=False, sort=False):
-        reference = group[group.method_label == baseline].set_index(list(SEEDS)).score
-        for label, runs in by_method(group):
-            scores = runs.set_index(list(SEEDS)).score
+    scored = comparable(table)[[*SETTING, *SEEDS, "method", "method_label", "metric", "score", "below_majority"]]
+    for setting, group in pool_fresh_subsets(scored).groupby(SETTING, dropna=False, sort=False):
+        seeded = group.set_index(list(SEEDS))
+        reference = seeded[seeded.method_label == baseline].score
+        for label, runs in by_method(seeded):
+            scores = runs.score
             row = dict(zip(SETTING, setting, strict=True)) | {"method": label, "metric": runs.metric.iloc[0]}
             failed = int((runs.below_majority.fillna(True)).astype(bool).sum())
             row |= {"method_name": runs.method.iloc[0], **vars(summarize(scores.dropna(), failed))}
@@ -206,7 +212,9 @@ def score_matrix(table: pd.DataFrame) -> pd.DataFrame:
     Raises:
         InputError: several methods or recipes, or no seed that is present for all tasks.
     """
-    for name in ("method_label", *RECIPE):
+    one, needed = ["method_label", *RECIPE], ["task", *SEEDS, "status", "score", "majority_score"]
+    table = table[[*one, *needed]]
+    for name in one:
         if len(found := table[name].unique()) > 1:
             raise InputError(
                 f"A matrix of scores holds one method and recipe, not {name} {', '.join(map(str, found))}."

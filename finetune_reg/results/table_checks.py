@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from finetune_reg.errors import InputError
@@ -60,12 +63,19 @@ def _named(subsets: pd.Series, name: str) -> pd.Series:
 
 def _subsets(table: pd.DataFrame) -> pd.Series:
     """Return what a table's texts say of its runs' rows, nothing where it has none; many runs share a text."""
-    read = {text: json.loads(text) if isinstance(text, str) else {} for text in table.subset.unique()}
-    return pd.Series([read[text] for text in table.subset], table.index, dtype=object)
+    places, texts = pd.factorize(table.subset, use_na_sentinel=False)
+    read = np.array([_hashes(text) if isinstance(text, str) else {} for text in texts], dtype=object)
+    return pd.Series(read[places], table.index, dtype=object)
+
+
+@lru_cache(2**15)
+def _hashes(subset: str) -> dict[str, Any]:
+    """Return what a subset says but for its rows; each table of a report asks for it again."""
+    return {name: value for name, value in json.loads(subset).items() if name != "row_ids"}
 
 
 def _check_same(table: pd.DataFrame, names: list[str], hashes: pd.Series, what: str, where: str) -> None:
-    known = table.assign(hash=hashes)[hashes.notna()]
+    known = table[list(dict.fromkeys([*names, "run_id", "task", where]))].assign(hash=hashes)[hashes.notna()]
     if (known.groupby(names, dropna=False).hash.nunique() <= 1).all():
         return
     group = next(g for _, g in known.groupby(names, dropna=False, sort=False) if g.hash.nunique() > 1)

@@ -133,7 +133,7 @@ class _Case:
 
     @cached_property
     def is_run(self) -> bool:
-        made = set(self.claim.tasks) <= set(self.runs.task)
+        made = set(self.claim.tasks) <= set(self.runs.task.unique())
         return made and self.compare("method", "against", self.claim.tasks) is not None
 
     @cached_property

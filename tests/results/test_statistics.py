@@ -114,6 +114,12 @@ def test_interquartile_mean_by_hand():
     assert (equal.value, equal.low, equal.high) == pytest.approx((0.5, 0.5, 0.5))
 
 
+def test_interquartile_mean_is_the_trimmed_mean_of_scipy():
+    for runs in range(1, 9):
+        scores = np.random.default_rng(runs).normal(size=(runs, 3))
+        assert interquartile_mean(scores).value == pytest.approx(stats.trim_mean(scores, 0.25, axis=None))
+
+
 def test_probability_of_improvement_by_hand():
     scores, baseline = np.array([[0.6, 0.1], [0.8, 0.3]]), np.array([[0.5, 0.2], [0.6, 0.4]])
     by_task = (3.5 / 4, 1 / 4)  # wins of 0.6, 0.8 over 0.5, 0.6 with a tie; of 0.1, 0.3 over 0.2, 0.4
