@@ -3,7 +3,13 @@
 links.py         links between files of the repository -> links of the site
 docstrings.py    docstrings -> reStructuredText
 notebooks.py     the notebooks as committed
+mathematics.py   MathJax out of its package
 api_pages.py     a page for each room of the package
+method_pages.py  a page for each method
+paper_pages.py   a page for each paper
+recorded.py      our recorded runs and their verdicts
+published.py     published figures
+markdown.py      tables, escaped text
 """
 
 from __future__ import annotations
@@ -15,7 +21,9 @@ from _generate.api_pages import api_pages
 from _generate.docstrings import process_docstring
 from _generate.links import rewrite_links
 from _generate.mathematics import copy_mathjax
+from _generate.method_pages import method_pages
 from _generate.notebooks import copy_notebooks
+from _generate.paper_pages import paper_pages
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -25,7 +33,7 @@ def write_pages(app: Sphinx) -> None:
     """Write the generated sources into docs/, where git ignores them; an equal file is left as it is."""
     source = Path(app.srcdir)
     copy_notebooks(source / "notebooks")
-    for folder, pages in {"api": api_pages()}.items():
+    for folder, pages in {"api": api_pages(), "methods": method_pages(), "papers": paper_pages()}.items():
         (source / folder).mkdir(exist_ok=True)
         for stale in set(source.glob(f"{folder}/*.md")) - {source / folder / f"{name}.md" for name in pages}:
             stale.unlink()

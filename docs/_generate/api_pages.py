@@ -59,7 +59,8 @@ def _page(title: str, summary: str, modules: list[str] | tuple[str, ...]) -> str
 
 def _index(pages: list[str]) -> str:
     toctree = "\n".join(["```{toctree}", ":maxdepth: 2", "", *pages, "```"])
-    return f"# API\n\nFrom the docstrings of the package.\n\n{toctree}\n"
+    about = "From the docstrings of the package. Methods have [pages of their own](../methods/index.md)."
+    return f"# API\n\n{about}\n\n{toctree}\n"
 
 
 def _first_line(module: ModuleType) -> str:

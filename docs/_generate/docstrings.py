@@ -39,4 +39,4 @@ def _escaped(prose: list[str]) -> list[str]:
 def _as_written(found: re.Match[str]) -> str:
     if found["code"]:
         return f"``{found['code']}``"
-    return f"\\{found['mark']}" if found["mark"] else found[0]
+    return f"\\{found['mark']}" if found["mark"] else found[0].replace(", **", r", \*\*")
