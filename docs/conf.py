@@ -41,11 +41,12 @@ html_css_files = ["site.css"]
 html_theme = "sphinx_book_theme"
 html_title = project
 html_show_sourcelink = False
+html_use_index = False
 html_copy_source = False
 html_theme_options = {
     "repository_url": METADATA["urls"]["Repository"],
     "repository_branch": "main",
-    "path_to_docs": ".",
+    "path_to_docs": "",
     "use_repository_button": True,
     "use_download_button": False,
     "use_fullscreen_button": False,
