@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from datasets import Dataset
 from tiny_encoders import collate, tiny_encoder, without_dropout
 from training_hosts import largest_difference, method_trainer, train_in_loop, weights
@@ -27,6 +28,7 @@ from finetune_reg.methods import (
     Vanilla,
 )
 from finetune_reg.trainer import MethodTrainer
+from finetune_reg.trainer_parts.refusals import refuse_arguments
 
 
 class Recorder(FineTuningMethod):
@@ -167,6 +169,31 @@ def test_other_refusals_are_one_sentence_each(dataset, tmp_path):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
     with pytest.raises(InputError, match="the method builds it"):
         MethodTrainer(model=tiny_encoder("bert"), args=arguments, method=Vanilla(), optimizers=(optimizer, None))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "set torch_compile=False"),
+        ("ACCELERATE_MIXED_PRECISION", "fp16", "use bf16=True"),
+    ],
+)
+def test_what_a_launcher_asks_for_by_variables_is_refused(variable, value, sentence, dataset, tmp_path, monkeypatch):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setenv(variable, value)
+    try:
+        with pytest.raises((InputError, ValueError), match=sentence):
+            method_trainer(tiny_encoder("bert"), Mixout(0.5), dataset, tmp_path)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize("enabled", ["is_fsdp_enabled", "is_deepspeed_enabled"])
+def test_sharded_weights_are_refused(enabled, dataset, tmp_path):
+    trainer = method_trainer(tiny_encoder("bert"), Mixout(0.5), dataset, tmp_path)
+    setattr(trainer, enabled, True)
+    with pytest.raises(InputError, match="because methods compare and change whole weights"):
+        refuse_arguments(trainer)
 
 
 def trainer_that_makes_its_model(method, dataset, folder):

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import distributed, nn
+
+from finetune_reg.building_blocks.random_replay import several_processes
 
 
 class GradientSum:
@@ -35,6 +37,19 @@ class GradientSum:
         """Return `loss` plus all losses added, as a scalar whose backward pass adds the kept gradients to its own."""
         used = [(w, g) for w, g in zip(self._weights, self._gradients, strict=True) if g is not None]
         return _Joined.apply(loss, self._value, [gradient for _, gradient in used], *(weight for weight, _ in used))
+
+
+@torch.no_grad()
+def average_over_processes(weights: Iterable[nn.Parameter]) -> None:
+    """Average the gradients of weights over the processes of a data-parallel run; one process has nothing to do.
+
+    The wrapper of such a run does so in the backward pass that follows its own forward pass, and in no other.
+    """
+    for weight in weights if several_processes() else ():
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+        distributed.all_reduce(weight.grad)
+        weight.grad.div_(distributed.get_world_size())
 
 
 class _Joined(torch.autograd.Function):

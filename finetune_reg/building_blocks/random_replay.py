@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from finetune_reg.building_blocks.pretrained_model import device_of, unwrapped
 from finetune_reg.errors import InputError
@@ -38,6 +38,27 @@ def in_main_pass(model: nn.Module) -> bool:
 def random_state_kept(device: torch.device) -> Iterator[None]:
     """Restore the global random state of the CPU and of `device` at the end of the block."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def several_processes() -> bool:
+    """Return whether this process trains together with others."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+@contextmanager
+def drawing_alike(device: torch.device) -> Iterator[None]:
+    """Draw the same numbers in the block in all processes, though they may have drawn unlike many before.
+
+    For what is done to weights or gradients after these have been averaged. One process draws as without the block.
+    """
+    if not several_processes():
+        yield
+        return
+    seed = torch.randint(2**62, (), device=device)
+    distributed.broadcast(seed, src=0)
+    with random_state_kept(device):
+        torch.manual_seed(int(seed))
         yield
 
 

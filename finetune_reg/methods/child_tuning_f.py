@@ -33,6 +33,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.pretrained_model import device_of
+from finetune_reg.building_blocks.random_replay import drawing_alike
 from finetune_reg.hyperparameters.ranges import Fraction
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
@@ -133,7 +135,8 @@ class ChildTuningF(FineTuningMethod):
         if self.keep_probability == 1.0:
             return
         embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                mask = mask_gradient_rows if id(parameter) in embeddings else mask_gradient
-                mask(parameter.grad, self.keep_probability)
+        with drawing_alike(device_of(model)):
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    mask = mask_gradient_rows if id(parameter) in embeddings else mask_gradient
+                    mask(parameter.grad, self.keep_probability)

@@ -42,6 +42,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.precomputed_gradient import average_over_processes
 from finetune_reg.building_blocks.pretrained_model import device_of, task_loss, unwrapped
 from finetune_reg.building_blocks.random_replay import RandomReplay
 from finetune_reg.building_blocks.task_outputs import task_outputs
@@ -155,6 +156,7 @@ class SAM(FineTuningMethod):
             with torch.enable_grad():
                 for loss in losses:
                     (loss() / len(losses)).backward()
+            average_over_processes(weights)
             if self._complete_gradient is not None:
                 self._complete_gradient(model)
 

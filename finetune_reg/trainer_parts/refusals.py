@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from transformers import Trainer
@@ -28,7 +27,11 @@ def refuse_arguments(trainer: Trainer) -> None:
     """
     arguments, accelerator, dataset = trainer.args, trainer.accelerator, trainer.train_dataset
     compiles = accelerator.state.dynamo_plugin.backend.value != "NO"
-    sharing = accelerator.distributed_type.value  # "MULTI_..." where each process has the whole model
+    shards = [name for name in ("fsdp", "deepspeed") if getattr(trainer, f"is_{name}_enabled")]
+    if getattr(trainer, "is_distributed_loading_by_transformers", False):
+        shards.append("distributed_config")
+    if not accelerator.distributed_type.value.startswith(("NO", "MULTI_")):  # where each process has the whole model
+        shards.append(accelerator.distributed_type.value)
     for refused, sentence in (
         (trainer.optimizer is not None, "use a ready optimizer: the method builds it from the training arguments."),
         (
@@ -41,8 +44,8 @@ def refuse_arguments(trainer: Trainer) -> None:
             "compile a model whose parameters methods find by name: set torch_compile=False.",
         ),
         (
-            not re.match("NO|MULTI_", sharing) or getattr(trainer, "is_distributed_loading_by_transformers", False),
-            f"train a sharded model ({sharing}), because methods compare and change whole "
+            bool(shards),
+            f"train a sharded model ({', '.join(shards)}), because methods compare and change whole "
             "weights: leave deepspeed, fsdp and tensor parallelism off.",
         ),
         (

@@ -1,0 +1,75 @@
+"""A program for two processes: `torchrun --nproc_per_node 2 two_processes.py FILE METHOD...`.
+
+It trains with each method and writes the weights that both processes end with. Batches of unlike lengths make the
+processes draw unlike numbers of dropout masks, and each process draws a head of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # as pytest does
+
+import torch
+from method_settings import METHOD_SETTINGS
+from tiny_encoders import tiny_dataset, tiny_encoder, without_dropout
+from torch import distributed
+from torch.nn.utils.rnn import pad_sequence
+from training_hosts import BATCH_SIZE, method_trainer, weights
+
+from finetune_reg.methods import Vanilla
+
+Weights = dict[str, torch.Tensor]
+ACCUMULATION_STEPS = 2
+
+
+def examples() -> list[dict[str, torch.Tensor]]:
+    """Of 3 to 7 tokens, two after each other being alike: a micro-batch of a process."""
+    return [
+        {name: tensor[: 3 + i // 2 % 5] if tensor.ndim else tensor for name, tensor in example.items()}
+        for i, example in enumerate(tiny_dataset())
+    ]
+
+
+def pad(batch: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Pad the examples of a batch to the longest."""
+    columns = {name: [example[name] for example in batch] for name in batch[0]}
+    return {name: pad_sequence(c, batch_first=True) if c[0].ndim else torch.stack(c) for name, c in columns.items()}
+
+
+def train(name: str, n_processes: int) -> Weights:
+    """Return the weights of a tiny encoder after three updates with a method.
+
+    In float64 and without dropout, unless the method draws something.
+    """
+    setting = METHOD_SETTINGS[name]
+    exact = {**without_dropout("bert"), "dtype": torch.float64} if setting.deterministic else {}
+    model = tiny_encoder("bert", **exact)
+    model.classifier.weight.data.add_(int(os.environ.get("RANK", "0")))
+    with TemporaryDirectory() as folder:
+        method_trainer(
+            model,
+            Vanilla() if name == "vanilla" else setting.active(),
+            examples(),
+            folder,
+            collator=pad,
+            per_device_train_batch_size=BATCH_SIZE // n_processes // ACCUMULATION_STEPS,
+            gradient_accumulation_steps=ACCUMULATION_STEPS,
+            num_train_epochs=1,
+            ddp_backend="gloo" if n_processes > 1 else None,
+        ).train()
+    return weights(model)
+
+
+if __name__ == "__main__":
+    file, *names = sys.argv[1:]
+    found: dict[str, list[Weights]] = {}
+    for name in names:
+        own = train(name, n_processes=2)
+        found[name] = [{}, {}]
+        distributed.all_gather_object(found[name], own)
+    if distributed.get_rank() == 0:
+        torch.save(found, file)
