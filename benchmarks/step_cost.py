@@ -38,6 +38,7 @@ from finetune_reg.method import FineTuningMethod, TrainingContext
 from finetune_reg.methods import (
     L2SP,
     R3F,
+    SAM,
     SMART,
     AttentionGuidedWeightMixup,
     ChildTuningD,
@@ -46,11 +47,14 @@ from finetune_reg.methods import (
     DPSMix,
     FreeLB,
     GaussianDropout,
+    HyPe,
     LayerwiseLearningRateDecay,
     Mixout,
+    NEFTune,
     PretrainedWeightDecay,
     RDrop,
     RecAdam,
+    SelectiveProjectionDecay,
     Vanilla,
 )
 
@@ -77,6 +81,7 @@ ROWS = {
     "ChildTuningD(0.3)": Row(lambda: ChildTuningD(0.3), 1.020),
     "L2SP(0.1)": Row(lambda: L2SP(0.1)),
     "PretrainedWeightDecay(0.01)": Row(lambda: PretrainedWeightDecay(0.01), 1.015),
+    "SelectiveProjectionDecay()": Row(SelectiveProjectionDecay),
     "RecAdam()": Row(RecAdam, 1.003),
     "LayerwiseLearningRateDecay()": Row(LayerwiseLearningRateDecay),
     "GaussianDropout(0.1)": Row(lambda: GaussianDropout(0.1)),
@@ -87,6 +92,10 @@ ROWS = {
     "RDrop()": Row(RDrop, 1.941),
     "FreeLB(), 2 passes": Row(lambda: FreeLB(n_passes=2), 2.010),
     "FreeLB(), 3 passes": Row(lambda: FreeLB(n_passes=3), 2.959),
+    "SAM()": Row(SAM),
+    "SAM.official('asam')": Row(lambda: SAM.official("asam")),
+    "NEFTune()": Row(NEFTune),
+    "HyPe()": Row(HyPe),
     "AttentionGuidedWeightMixup(), fine-tuning": Row(
         lambda: AttentionGuidedWeightMixup(n_searches=1, search_epochs=1.0), 1.807
     ),
