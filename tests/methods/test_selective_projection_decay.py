@@ -10,7 +10,7 @@ from training_hosts import context, largest_difference, weights
 from finetune_reg.building_blocks.parameter_groups import named_backbone_parameters, named_head_parameters
 from finetune_reg.errors import InputError
 from finetune_reg.methods import ChildTuningF, Combination, SelectiveProjectionDecay
-from finetune_reg.methods.selective_projection_decay import removed_share
+from finetune_reg.methods.selective_projection_decay import distance_and_product, removed_share
 
 DOUBLE = {"dtype": torch.float64}
 
@@ -27,6 +27,16 @@ DOUBLE = {"dtype": torch.float64}
 )
 def test_worked_share(before, after, strength, share):
     assert removed_share(torch.tensor(before), torch.tensor(after), strength).item() == share
+
+
+@pytest.mark.parametrize("shape", [(3,), (700, 400)])
+def test_distance_and_product_over_pieces(shape):
+    torch.manual_seed(0)
+    weight, pretrained, gradient = (torch.randn(shape, **DOUBLE) for _ in range(3))
+    distance, product = distance_and_product(weight, pretrained, gradient)
+    torch.testing.assert_close(distance, (weight - pretrained).norm())
+    torch.testing.assert_close(product, (gradient * (weight - pretrained)).sum())
+    assert torch.equal(distance_and_product(weight, pretrained)[0], distance)
 
 
 def updates(method, dataset, n=6, watch=None, **config):
