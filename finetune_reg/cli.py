@@ -16,12 +16,15 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune_reg.console import console, interrupts_raise, print_error
+from finetune_reg.course import commands as course_commands
 from finetune_reg.errors import INTERRUPTED, INTERRUPTED_CODE, InputError, shortened
 from finetune_reg.own_table import commands as own_table_commands
 from finetune_reg.sweep import commands as sweep_commands
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(sweep_commands.app, name="sweep")
+app.add_typer(course_commands.app, name="course")
+app.command()(course_commands.grade)
 for own_table_command in (own_table_commands.compare, own_table_commands.predict):
     app.command()(own_table_command)
 UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
@@ -199,37 +202,6 @@ def report(
             table.add_section()
         console.print(table)
     console.print(f"Written: {page}", soft_wrap=True)
-
-
-@app.command()
-def grade(
-    folder: Annotated[Path, typer.Argument(help="Folder of notebooks that students filled in.")],
-    out: Annotated[Path, typer.Option(help="CSV file.")] = Path("points.csv"),
-    time_limit: Annotated[
-        float, typer.Option(callback=sweep_commands.check_minutes, help="Minutes that one notebook may run, above 0.")
-    ] = 10.0,
-    jobs: Annotated[int, typer.Option(min=1, help="Notebooks that run at a time.")] = 1,
-    memory: Annotated[float, typer.Option(min=1, help="GB of memory that one notebook may use.")] = 4.0,
-) -> None:
-    """Execute each notebook in a process of its own and count the exercises that are right.
-
-    The table is written anew after each; a page of feedback for each student lies beside it.
-    """
-    if sys.platform == "win32":
-        raise InputError("Submissions are graded on Linux or macOS: on Windows, use its subsystem for Linux.")
-    from finetune_reg.course.grading import grade
-    from finetune_reg.course.grading.sandbox import describe_isolation
-
-    console.print(describe_isolation(), soft_wrap=True)
-    with interrupts_raise():
-        graded = grade(folder, out, time_limit, jobs, memory)
-    table = Table("submission", "points", "error", "changed checks")
-    n_exercises = list(graded).index("total") - 1
-    row: Any
-    for row in graded.itertuples():
-        table.add_row(row.submission, f"{row.total} of {n_exercises}", row.error, row.changed_checks)
-    console.print(table)
-    console.print(f"Written: {out}, and feedback in {out.stem}_feedback beside it", soft_wrap=True)
 
 
 @app.command()

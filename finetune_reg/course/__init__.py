@@ -2,6 +2,8 @@
 
 exercises/             `check(name, attempt)` and a module of checkers per notebook
 grading/               submissions of students -> a table of points, and a page of feedback for each
+student_bundle.py      the notebooks without their solutions, for a class
+commands.py            `finetune-reg course`
 notebook_execution.py  execute the notebooks in place
 dependencies.py        which notebooks come before which
 outcomes.py            what a notebook's table shows, in sentences

@@ -225,7 +225,7 @@ def test_each_student_gets_a_page_with_what_the_checks_said(graded):
     half = pages["=HYPERLINK(1)"]
     assert "* **best-of-k-without-replacement**: right.\n* **sign-flip-test**: not attempted yet.\n" in half
     assert "* **fewest-pairs**: not yet: with 5 pairs the smallest possible p-value is 0.0625" in half
-    assert "Ungraded, to be read:\n\n* 4. Experiment: which seed does it?\n" in half
+    assert "a line of the rubric is a point:\n\n* 4. Experiment: which seed does it?\n    * [ ] Measured: " in half
     assert "* **fewest-pairs**: its check was not reached.\n" in pages["exits"]
 
 

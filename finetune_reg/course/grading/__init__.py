@@ -9,6 +9,7 @@ submission_process.py  the process of a submission: executes its cells, answers 
 sandbox.py             what keeps that process in its place
 submission_cells.py    what a notebook says before it is executed
 needed_cells.py        the cells that its checks need
+rubrics.py             what a teacher looks for in answers that no check can judge
 
 A submission is a stranger's program. It runs in a process of its own, and each of its attempts is called from another
 process, which alone holds the checkers and finds the verdict. What it prints, writes, patches or leaves running changes

@@ -9,6 +9,7 @@ import pandas as pd
 
 from finetune_reg.console import printable
 from finetune_reg.course.grading.examiners import Findings
+from finetune_reg.course.grading.rubrics import RUBRICS
 from finetune_reg.course.grading.submission_cells import hand_read_tasks
 
 LONGEST_CELL = 200
@@ -50,7 +51,9 @@ def feedback(name: str, found: Findings, exercises: list[str]) -> str:
         lines += ["", f"The course checks in another way: {', '.join(found.changed)}."]
     unchecked = dict.fromkeys(task for exercise in exercises for task in hand_read_tasks().get(exercise, []))
     if unchecked:
-        lines += ["", "Ungraded, to be read:", "", *(f"* {task}" for task in unchecked)]
+        lines += ["", "Ungraded, to be read; a line of the rubric is a point:", ""]
+        for task in unchecked:
+            lines += [f"* {task}", *(f"    * [ ] {line}" for line in RUBRICS.get(task, []))]
     return "\n".join([*lines, ""])
 
 

@@ -94,14 +94,19 @@ def hand_read_tasks() -> dict[str, list[str]]:
     """Return, for each exercise with a check, the headings of its notebook's exercises that have none."""
     tasks: dict[str, list[str]] = {}
     for notebook in _course_notebooks():
-        unchecked: list[str] = []
-        for cell in notebook.cells:
-            if cell.cell_type == "markdown":
-                unchecked += re.findall(r"^### (\d+\. .+)$", cell.source, re.MULTILINE)
-            elif unchecked and CHECK.search(cell.source):
-                unchecked.pop()
-        tasks |= dict.fromkeys(checked_exercises(notebook), unchecked)
+        tasks |= dict.fromkeys(checked_exercises(notebook), unchecked_tasks(notebook))
     return tasks
+
+
+def unchecked_tasks(notebook: nbformat.NotebookNode) -> list[str]:
+    """Return the headings of a notebook's exercises that no check follows."""
+    unchecked: list[str] = []
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            unchecked += re.findall(r"^### (\d+\. .+)$", cell.source, re.MULTILINE)
+        elif unchecked and CHECK.search(cell.source):
+            unchecked.pop()
+    return unchecked
 
 
 def _course_notebooks() -> Iterator[nbformat.NotebookNode]:
