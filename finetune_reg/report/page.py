@@ -18,7 +18,8 @@ from finetune_reg.errors import InputError
 from finetune_reg.experiment.atomic_writing import write_atomically
 from finetune_reg.experiment.records import FINISHED
 from finetune_reg.experiment.settings import RunSettings
-from finetune_reg.report.checklist import checklist, checklist_items, code_version, environment_facts
+from finetune_reg.report.at_a_glance import at_a_glance
+from finetune_reg.report.checklist import checklist, checklist_items
 from finetune_reg.report.layout import PageFigure, page_figure, render
 from finetune_reg.report.page_tables import (
     HEADERS,
@@ -116,16 +117,17 @@ def write_report(
     sections = [
         _section(heading, runs, output_dir, None if reproduced else published) for heading, runs in by_recipe(pooled)
     ]
+    claims = [judged_claims(runs) for _, runs in table.groupby(SCALE, dropna=False, sort=False)]
     recorded = set(table.run_id)
     page = output_dir / "report.html"
     text = render(
         TEMPLATE,
         title=f"Report: {', '.join(dict.fromkeys(table.model_name.map(short_name)))}",
-        header=_header(table),
+        header=at_a_glance(table, [verdict for scale in claims for verdict in (*scale.judged, *scale.not_run)]),
         reproductions=_reproductions(pooled, published, reproduced, planned or ()) if reproduced else [],
         sections=sections,
         toy=TOY,
-        claims=[judged_claims(runs) for _, runs in table.groupby(SCALE, dropna=False, sort=False)],
+        claims=claims,
         n_planned=None if planned is None else len(planned),
         waiting=waiting_table(run for run in planned or () if run.run_id not in recorded),
         unfinished=unfinished_table(table),
@@ -240,21 +242,6 @@ def _figures(runs: pd.DataFrame, aggregates: pd.DataFrame) -> list[tuple[str, Fi
             )
         )
     return figures
-
-
-def _header(table: pd.DataFrame) -> list[tuple[str, str]]:
-    facts = environment_facts(table)
-    statuses = ", ".join(f"{count} {status}" for status, count in table.status.value_counts().items())
-    tasks = ", ".join(sorted(set(table.task)))
-    finished = sorted(table.finished_at.dropna())
-    return [
-        ("Runs", f"{len(table)} ({statuses}) of {table.method_label.nunique()} methods on {tasks}"),
-        ("Finished", f"{finished[0]} to {finished[-1]}" if finished else "unknown"),
-        ("Time", f"{table.wall_seconds.sum() / 60:.1f} minutes of training and evaluation"),
-        ("Hardware", f"{facts['device']}, {facts['platform']}, torch threads {facts['threads']}"),
-        ("Versions", ", ".join(f"{name} {facts[name]}" for name in ("python", "torch", "transformers", "numpy"))),
-        ("Code", code_version(facts)),
-    ]
 
 
 def _slug(text: str) -> str:

@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from finetune_reg.experiment.atomic_writing import in_one_step
 from finetune_reg.experiment.records import FINISHED
@@ -139,6 +139,8 @@ def plot_expected_performance(table: pd.DataFrame, axes: Axes, palette: Palette 
     axes.set(title=table.task.iloc[0], xscale="log")
     axes.set_xlabel("forward + backward passes", fontsize="small")
     axes.set(ylabel=f"expected best\n{METRIC_LABELS[table.metric.iloc[0]]}")
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 10 * low else MaxNLocator(4))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_minor_formatter(NullFormatter())
 

@@ -6,6 +6,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -16,6 +17,7 @@ from recorded_runs import recorded_run
 from finetune_reg.errors import InputError
 from finetune_reg.experiment.records import write_record
 from finetune_reg.experiment.settings import RunSettings
+from finetune_reg.report.at_a_glance import outcome_counts
 from finetune_reg.report.page import HEADERS, checklist, write_report
 from finetune_reg.results.plotting import (
     expected_performance_figure,
@@ -206,6 +208,39 @@ def test_the_checklist_is_answered_from_the_records_and_leaves_the_rest_to_the_a
         "- [ ] Licences",
     ):
         assert answer in text
+
+
+def test_the_page_says_at_a_glance_what_it_is_about(page):
+    glance = " ".join(page[page.index("At a glance") : page.index("<nav>")].split())
+    for fact in ("3 methods on rte, stsb", "pocket, source pocket, 200 training rows", "25 (24 ok, 1 diverged)"):
+        assert f"<dd>{fact}</dd>" in glance
+    assert "<dd>15.0 minutes of training and evaluation</dd>" in glance
+    judged = re.findall(r'<td class="verdict">(.*?)</td>', page)
+    counted = re.findall(r"(\d+) (?:[a-z ]+)", re.search(r"Claims of papers</dt><dd>(.*?)</dd>", glance)[1])
+    assert len(judged) + int(re.search(r"Not run here, (\d+) claims", page)[1]) >= sum(map(int, counted)) > 0
+
+
+def test_verdicts_are_counted_over_scales():
+    def verdict(name, outcome, reduced=True):
+        return SimpleNamespace(claim=SimpleNamespace(id=name), outcome=outcome, reduced=reduced)
+
+    elsewhere = [verdict("a", "undecided"), verdict("b", "not run", False), verdict("c", "not run", False)]
+    here = [verdict("a", "reproduced"), verdict("b", "undecided"), verdict("c", "not run", False)]
+    assert outcome_counts([*elsewhere, *here]) == "1 reproduced, 2 undecided (at reduced scale); 1 not run"
+    assert outcome_counts([verdict("a", "reproduced"), verdict("b", "reproduced", False)]) == "2 reproduced"
+    assert outcome_counts([]) == "not judged"
+
+
+def test_every_panel_has_numbers_on_its_axis(folder):
+    table = collect(folder)
+    figures = [scores_figure(table), learning_curves_figure(table), expected_performance_figure(table)]
+    for figure in figures:
+        figure.canvas.draw()
+        for axes in figure.axes:
+            low, high = axes.get_xlim()
+            labels = [label for label in axes.get_xticklabels() if low <= label.get_position()[0] <= high]
+            assert sum(bool(label.get_text()) for label in labels) >= 2
+    plt.close("all")
 
 
 def test_figures_label_every_axis(folder):
