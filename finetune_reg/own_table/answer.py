@@ -105,7 +105,7 @@ def judge_methods(plan: Plan, runs: SplitRuns) -> list[MethodResult]:
             MethodResult(
                 candidate,
                 scores[title],
-                corrected_mean(scores[title], share)[0],
+                _bounded(corrected_mean(scores[title], share)[0]),
                 compared[title][0] if title in compared else None,
                 float(adjusted.get(title, math.nan)),
                 _second_metric(records),
@@ -151,16 +151,13 @@ def words(estimate: Estimate | None, sign: bool = True) -> str:
     return f"{value} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
 
 
-def doubling(plan: Plan, n_rows: list[int], scores: np.ndarray) -> Estimate | None:
-    """Return what twice as many rows bring: the slope of the scores over the logarithm of the rows, split by split.
+def last_doubling(plan: Plan, scores: np.ndarray) -> Estimate | None:
+    """Return what the last doubling of the rows trained on brought, None where no fewer rows were tried.
 
     Args:
-        n_rows: rows trained on; scores: shape (numbers of rows, splits).
+        scores: shape (numbers of rows, splits); of the last two, the second is twice the first.
     """
-    if len(n_rows) < 2:
-        return None
-    slopes = np.polyfit(np.log2(n_rows), scores, 1)[0]
-    return corrected_mean(slopes, 1 / (plan.folds - 1))[0]
+    return corrected_mean(scores[-1] - scores[-2], 1 / (plan.folds - 1))[0] if len(scores) > 1 else None
 
 
 def calibrate(table: OwnTable, records: dict[int, RunRecord], tests: list[list[int]]) -> Calibration | None:
@@ -217,6 +214,11 @@ def find_suspects(table: OwnTable, runs: SplitRuns, tests: list[list[int]]) -> l
             text = " | ".join(str(row[column]) for column in table.task.text_columns)
             suspects.append((sureness, SuspectRow(int(row.row), text, truth, answer, len(logits))))
     return [suspect for _, suspect in sorted(suspects, key=lambda pair: -pair[0])]
+
+
+def _bounded(score: Estimate) -> Estimate:
+    """Return a score whose interval ends at 1, which no metric exceeds."""
+    return Estimate(score.value, score.low, min(score.high, 1.0))
 
 
 def _second_metric(records: list[RunRecord]) -> float:

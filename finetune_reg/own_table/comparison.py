@@ -22,9 +22,9 @@ from finetune_reg.own_table.answer import (
     MethodResult,
     SuspectRow,
     calibrate,
-    doubling,
     find_suspects,
     judge_methods,
+    last_doubling,
     recommend,
     words,
 )
@@ -64,7 +64,7 @@ class Comparison:
     Attributes:
         results: by method, vanilla first; `best` is the recommended one, `recommendation` says why.
         curve_rows, curve_scores: rows trained on, and the scores of `best`, shape (numbers of rows, splits).
-        twice_as_many: what a doubling of the rows brings to the score, None where it was not measured.
+        last_doubling: what the last doubling of the rows brought to the score, None where it was not measured.
         calibration: of `best`, None for scores.
         suspects: rows that all runs get wrong.
         folder: of records, page and model.
@@ -76,7 +76,7 @@ class Comparison:
     recommendation: str
     curve_rows: list[int]
     curve_scores: np.ndarray
-    twice_as_many: Estimate | None
+    last_doubling: Estimate | None
     calibration: Calibration | None
     suspects: list[SuspectRow]
     folder: Path = field(default_factory=Path)
@@ -110,10 +110,9 @@ class Comparison:
             f"{self.best.candidate.title} reaches {words(self.best.score, sign=False)} of 100 in {metric} on rows it "
             f"did not train on; the best constant answer {constant:.1f}.",
         ]
-        if self.twice_as_many is not None:
-            lines.append(
-                f"Twice as many rows would bring about {words(self.twice_as_many)} points, if the trend goes on."
-            )
+        if self.last_doubling is not None:
+            rows, gain = " to ".join(map(str, self.curve_rows[-2:])), words(self.last_doubling)
+            lines.append(f"From {rows} rows to train on it gained {gain} points; the next doubling seldom brings more.")
         if len(self.suspects) > MANY_SUSPECTS * len(self.prepared.table.rows):
             lines.append(
                 f"{len(self.suspects)} rows are answered wrongly by all runs: the task is not learned well yet."
@@ -237,7 +236,7 @@ def carry_out(prepared: Prepared, folder: Path, engine: str = "local", slots: in
         recommendation,
         [*n_rows, n_train],
         curve_scores,
-        doubling(plan, [*n_rows, n_train], curve_scores),
+        last_doubling(plan, curve_scores),
         calibrate(table, runs.records[title], tests),
         find_suspects(table, runs, tests),
         folder,

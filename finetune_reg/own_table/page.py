@@ -33,7 +33,7 @@ def plan_facts(prepared: Prepared) -> list[tuple[str, str]]:
     tries = ", ".join(f"{factor:g} times the usual rate for {epochs} epochs" for factor, epochs in plan.tries)
     chosen = (
         "A fifth of the rows trained on is held out to choose between them, for each split anew."
-        if len(plan.tries) > 1
+        if plan.chooses
         else "The budget leaves nothing to choose between."
     )
     facts = [
@@ -166,7 +166,7 @@ def _scores_figure(comparison: Comparison) -> Figure:
 
 
 def _curve_figure(comparison: Comparison) -> Figure | None:
-    if comparison.twice_as_many is None:
+    if comparison.last_doubling is None:
         return None
     figure, axes = plt.subplots(figsize=(5, 3))
     axes.plot(comparison.curve_rows, comparison.curve_scores, color="0.6", linewidth=0.8, marker=".")
@@ -186,5 +186,5 @@ def _curve_on_page(figure: Figure, comparison: Comparison) -> PageFigure:
         comparison.folder / "learning_curve.png",
         f"Score of {comparison.best.candidate.title} by the number of rows trained on: {points}.",
         f"{comparison.best.candidate.title}, trained on a part of the rows: one thin line is one split, the thick line "
-        f"their mean. A doubling brings {words(comparison.twice_as_many)} points; whether it goes on so is not known.",
+        f"their mean. The last doubling brought {words(comparison.last_doubling)} points; the next seldom brings more.",
     )

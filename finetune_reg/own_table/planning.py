@@ -26,7 +26,7 @@ from finetune_reg.training_loop import predict, train
 
 BATCH_SIZE = 16
 # Folds, repetitions, tries: from what is least worth comparing to what a generous budget allows.
-DESIGNS = ((3, 1, 1), (3, 1, 2), (5, 1, 2), (5, 2, 2), (5, 2, 3), (5, 4, 3))
+DESIGNS = ((3, 1, 1), (5, 1, 1), (5, 1, 2), (5, 2, 2), (5, 2, 3), (5, 4, 3))
 FEWEST_METHODS = 2
 PART_OF_BUDGET = 0.9  # the rest is for what cannot be measured beforehand
 CURVE = (0.25, 0.5)  # parts of the training rows, to see what more rows would bring
@@ -66,9 +66,14 @@ class Plan:
         """Splits of the rows, each with a seed of its own."""
         return self.folds * self.repeats
 
+    @property
+    def chooses(self) -> bool:
+        """Whether there is more than one try to choose from."""
+        return len(self.tries) > 1
+
     def runs_of_a_method(self) -> int:
         """Return how often each method is trained: to choose settings, and to be tested."""
-        return self.n_splits * (len(self.tries) + 1)
+        return self.n_splits * (len(self.tries) * self.chooses + 1)
 
     def visible_difference(self, n_rows: int) -> float:
         """Return the difference of accuracies that is found in four of five such comparisons, in [0, inf).
@@ -116,13 +121,13 @@ def _minutes(plan: Plan, timing: Timing, n_rows: int, slots: int, kernels: bool)
     seconds, epochs = 0.0, [epochs for _, epochs in plan.tries]
     for candidate in plan.candidates:
         update = timing.update[candidate.title]
-        choosing = sum(update * e * math.ceil((n_train - n_chosen_on) / BATCH_SIZE) for e in epochs)
+        choosing = sum(update * e * math.ceil((n_train - n_chosen_on) / BATCH_SIZE) for e in epochs) * plan.chooses
         testing = update * sum(epochs) / len(epochs) * math.ceil(n_train / BATCH_SIZE)
-        evaluating = timing.evaluated_row * (len(epochs) * n_chosen_on + n_rows - n_train)
+        evaluating = timing.evaluated_row * (len(epochs) * n_chosen_on * plan.chooses + n_rows - n_train)
         seconds += plan.n_splits * (choosing + testing + evaluating)
     dearest = max(timing.update[candidate.title] for candidate in plan.candidates)
     curve = plan.folds * dearest * max(epochs) * sum(CURVE) * n_train / BATCH_SIZE
-    n_kernels = len(plan.candidates) * 2 * len(epochs) + len(CURVE) * len(epochs)
+    n_kernels = len(plan.candidates) * len(epochs) * (1 + plan.chooses) + len(CURVE) * len(epochs)
     parallel = (seconds + curve + kernels * SECONDS_PER_NOTEBOOK * n_kernels) / slots
     return (parallel + dearest * max(epochs) * n_rows / BATCH_SIZE) / 60
 

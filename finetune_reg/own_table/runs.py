@@ -108,15 +108,17 @@ def run_plan(plan: Plan, maker: RunMaker) -> SplitRuns:
         for candidate in plan.candidates
         for one in plan.tries
     }
-    several = len(plan.tries) > 1
-    records = (
-        maker.make("Choosing learning rates and epochs inside the training rows.", [*tried.values()]) if several else {}
-    )
+    records = {}
+    if plan.chooses:
+        records = maker.make("Choosing learning rates and epochs inside the training rows.", [*tried.values()])
     chosen: dict[str, dict[int, Try]] = {}
     held_out: dict[str, dict[Try, float]] = {}
     for candidate in plan.candidates:
         of_try = {
-            one: [counted_score(records[run_id]) if several else 0.0 for run_id in tried[candidate.title, one].run_ids]
+            one: [
+                counted_score(records[run_id]) if plan.chooses else 0.0
+                for run_id in tried[candidate.title, one].run_ids
+            ]
             for one in plan.tries
         }
         chosen[candidate.title] = {s: _best(plan, {one: found[s] for one, found in of_try.items()}) for s in splits}

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import pandas as pd
+from tiny_world import WORDS
 
 SUBJECTS = {
     "billing": ["invoice", "refund", "charge", "payment", "receipt", "price"],
@@ -43,3 +44,11 @@ def write_tickets(folder: Path, **options) -> Path:
     path = folder / "tickets.csv"
     tickets(**options).to_csv(path, index=False)
     return path
+
+
+def animals(n: int = 60) -> pd.DataFrame:
+    """Texts in the words of the tiny encoder; the label is the animal in them, after up to three words at random."""
+    drawn = random.Random(0)
+    rows = [[drawn.choice(WORDS[i : i + 3]) for i in (0, 3, 6)] for _ in range(n)]
+    texts = [" ".join(drawn.choices(WORDS, k=drawn.randrange(4)) + row) for row in rows]
+    return pd.DataFrame({"words": texts, "animal": [row[1] for row in rows], "size": [len(text) for text in texts]})

@@ -13,9 +13,9 @@ from finetune_reg.experiment.records import RunRecord
 from finetune_reg.own_table.answer import (
     calibrate,
     corrected_mean,
-    doubling,
     find_suspects,
     judge_methods,
+    last_doubling,
     recommend,
 )
 from finetune_reg.own_table.candidates import CANDIDATES, TRIES
@@ -84,6 +84,8 @@ def test_vanilla_is_kept_unless_another_method_is_better_beyond_chance():
     assert sentence.startswith("Use mixout: it scores +")
     assert better[1].difference.value < -0.1
     assert better[0].difference is None
+    certain = judge_methods(PLAN, runs_of({c.title: np.array([1.0, 0.9] * 5) for c in PLAN.candidates}))
+    assert certain[0].score.high == 1.0
 
 
 def test_a_diverged_run_counts_as_the_best_constant_answer_and_failures_forbid_a_model():
@@ -94,10 +96,12 @@ def test_a_diverged_run_counts_as_the_best_constant_answer_and_failures_forbid_a
     assert recommend(failed)[1].startswith("Do not use a model yet")
 
 
-def test_twice_as_many_rows_bring_the_slope():
-    scores = np.array([[0.5, 0.52, 0.48, 0.5, 0.5], [0.6, 0.6, 0.6, 0.62, 0.58], [0.7, 0.7, 0.71, 0.69, 0.7]])
-    assert doubling(PLAN, [25, 50, 100], scores).value == pytest.approx(0.1)
-    assert doubling(PLAN, [100], scores[:1]) is None
+def test_the_last_doubling_is_compared_split_by_split():
+    scores = np.array([[0.1, 0.1, 0.1, 0.1, 0.1], [0.6, 0.6, 0.6, 0.62, 0.58], [0.7, 0.7, 0.71, 0.69, 0.7]])
+    gained = last_doubling(PLAN, scores)
+    assert gained.value == pytest.approx(0.1)
+    assert gained.low < 0.1 < gained.high < 0.2
+    assert last_doubling(PLAN, scores[:1]) is None
 
 
 def test_the_temperature_is_that_by_which_the_logits_were_stretched():

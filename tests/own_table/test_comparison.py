@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
-
 import pandas as pd
 import pytest
 from command_line import call
-from tiny_world import WORDS
+from own_table.tables import animals
 from transformers import AutoModelForSequenceClassification, pipeline
 
 import finetune_reg
@@ -18,13 +16,6 @@ from finetune_reg.own_table.model import predict_table
 
 pytestmark = pytest.mark.xdist_group("own table")
 OPTIONS = {"engine": "here", "methods": ["mixout"], "budget": None}
-
-
-def animals(n: int = 60) -> pd.DataFrame:
-    drawn = random.Random(0)
-    rows = [[drawn.choice(WORDS[i : i + 3]) for i in (0, 3, 6)] for _ in range(n)]
-    texts = [" ".join(drawn.choices(WORDS, k=drawn.randrange(4)) + row) for row in rows]
-    return pd.DataFrame({"words": texts, "animal": [row[1] for row in rows], "size": [len(text) for text in texts]})
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +114,7 @@ def test_pairs_and_scores_are_compared_too(tiny_world, tmp_path, monkeypatch):
     options = OPTIONS | {"model": tiny_world["model_name"], "scores": True}
     found = finetune_reg.compare(table, ["words", "second"], "size", tmp_path, **options)
     assert found.calibration is None
-    assert found.twice_as_many is None
+    assert found.last_doubling is None
     predicted = predict_table(tmp_path / "model", table)
     assert predicted.prediction.notna().all()
 

@@ -78,7 +78,7 @@ def test_a_larger_budget_buys_a_larger_design_and_a_small_one_fewer_methods():
     assert designs[0] == DESIGNS[-1]
     assert [DESIGNS.index(design) for design in designs] == sorted(map(DESIGNS.index, designs), reverse=True)
     assert all(plan(budget).minutes <= budget for budget in (60, 30, 15, 8))
-    small = plan(3.6)
+    small = plan(2.6)
     assert [candidate.title for candidate in small.candidates] == ["vanilla", "head only"]
     assert small.left_out == [candidate.title for candidate in candidates[2:]]
     with pytest.raises(InputError, match=r"takes about .* more than the budget of 0.5: give --budget"):

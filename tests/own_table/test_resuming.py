@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from command_line import COMMAND
-from own_table.test_comparison import animals
+from own_table.tables import animals
 from sweep_plans import ENVIRONMENT, wait_for
 
 from finetune_reg.sweep.protocol import read_json, write_json
