@@ -11,12 +11,12 @@ import pytest
 import torch
 from method_settings import METHOD_SETTINGS
 from training_hosts import largest_difference
-from two_processes import Weights, train
+from two_processes import NEXT_TOKENS, Weights, train
 
 from finetune_reg.methods import METHODS
 
 PROGRAM = Path(__file__).with_name("two_processes.py")
-NAMES = sorted(METHODS)
+NAMES = [*sorted(METHODS), NEXT_TOKENS]
 LAUNCHERS = {
     "torch.distributed.run": (["--standalone", "--nproc_per_node", "2"], NAMES[::2]),
     # Its name for several processes is one for GPUs: without any, they train on the CPU.
@@ -48,6 +48,6 @@ def test_both_processes_end_with_the_same_weights(name, in_two_processes):
 
 
 @in_one_worker
-@pytest.mark.parametrize("name", [name for name in NAMES if METHOD_SETTINGS[name].deterministic])
+@pytest.mark.parametrize("name", [name for name in NAMES if name == NEXT_TOKENS or METHOD_SETTINGS[name].deterministic])
 def test_two_processes_equal_one(name, in_two_processes):
     assert largest_difference(train(name, n_processes=1), in_two_processes[name][0]) < 1e-6

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 sys.path.insert(0, str(Path(__file__).parents[1]))  # as pytest does
 
 import torch
+from heads import next_tokens, with_head
 from method_settings import METHOD_SETTINGS
 from tiny_encoders import tiny_dataset, tiny_encoder, without_dropout
 from torch import distributed
@@ -24,6 +25,8 @@ from finetune_reg.methods import Vanilla
 
 Weights = dict[str, torch.Tensor]
 ACCUMULATION_STEPS = 2
+NEXT_TOKENS = "next tokens"
+"""L2-SP under a loss that is divided by the number of tokens in an update of all processes."""
 
 
 def examples() -> list[dict[str, torch.Tensor]]:
@@ -45,17 +48,18 @@ def train(name: str, n_processes: int) -> Weights:
 
     In float64 and without dropout, unless the method draws something.
     """
-    setting = METHOD_SETTINGS[name]
+    predicts_tokens = name == NEXT_TOKENS
+    setting = METHOD_SETTINGS["l2_sp" if predicts_tokens else name]
     exact = {**without_dropout("bert"), "dtype": torch.float64} if setting.deterministic else {}
-    model = tiny_encoder("bert", **exact)
-    model.classifier.weight.data.add_(int(os.environ.get("RANK", "0")))
+    model = with_head("next tokens", dtype=torch.float64) if predicts_tokens else tiny_encoder("bert", **exact)
+    list(model.parameters())[-1].data.add_(int(os.environ.get("RANK", "0")))
     with TemporaryDirectory() as folder:
         method_trainer(
             model,
             Vanilla() if name == "vanilla" else setting.active(),
             examples(),
             folder,
-            collator=pad,
+            collator=(lambda batch: next_tokens(pad(batch))) if predicts_tokens else pad,
             per_device_train_batch_size=BATCH_SIZE // n_processes // ACCUMULATION_STEPS,
             gradient_accumulation_steps=ACCUMULATION_STEPS,
             num_train_epochs=1,
