@@ -19,6 +19,7 @@ from finetune_reg.methods import DPSMix as DPSMix
 from finetune_reg.methods import FreeLB as FreeLB
 from finetune_reg.methods import GaussianDropout as GaussianDropout
 from finetune_reg.methods import GuidedDropout as GuidedDropout
+from finetune_reg.methods import HeadFirst as HeadFirst
 from finetune_reg.methods import LayerwiseLearningRateDecay as LayerwiseLearningRateDecay
 from finetune_reg.methods import Mixout as Mixout
 from finetune_reg.methods import NoisyTune as NoisyTune

@@ -20,6 +20,7 @@ from finetune_reg.methods import (
     FreeLB,
     GaussianDropout,
     GuidedDropout,
+    HeadFirst,
     HyPe,
     LayerwiseLearningRateDecay,
     Mixout,
@@ -94,6 +95,7 @@ METHOD_SETTINGS = {
     ),
     "top_k_layers": MethodSetting(lambda: TopKLayers(1), lambda: TopKLayers(None), deterministic=True),
     "noisy_tune": MethodSetting(NoisyTune, lambda: NoisyTune(0.0), deterministic=True),
+    "head_first": MethodSetting(HeadFirst, lambda: HeadFirst(None), deterministic=True),
     "rec_adam": MethodSetting(
         lambda: RecAdam(100.0, annealing_midpoint=0.5), lambda: RecAdam(annealing="constant"), deterministic=True
     ),

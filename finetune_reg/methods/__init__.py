@@ -17,6 +17,7 @@ from finetune_reg.methods.dropout_controls import PermutedDropout, ReversedDropo
 from finetune_reg.methods.freelb import FreeLB
 from finetune_reg.methods.gaussian_dropout import GaussianDropout
 from finetune_reg.methods.guided_dropout import GuidedDropout
+from finetune_reg.methods.head_first import HeadFirst
 from finetune_reg.methods.hype import HyPe
 from finetune_reg.methods.l2_sp import L2SP
 from finetune_reg.methods.layerwise_learning_rate_decay import LayerwiseLearningRateDecay
@@ -52,6 +53,7 @@ METHODS: dict[str, type[FineTuningMethod]] = {
     "top_layer_reinitialization": TopLayerReinitialization,
     "top_k_layers": TopKLayers,
     "noisy_tune": NoisyTune,
+    "head_first": HeadFirst,
     "rec_adam": RecAdam,
     "dps_dense": DPSDense,
     "dps_mix": DPSMix,

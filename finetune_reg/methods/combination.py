@@ -10,10 +10,10 @@ wherever they stand. SAM climbs by the completed gradient and makes the passes o
 or read the gradients.
 
 **Rules.** Members stand in the order of what their `setup` does: first those that change the initial weights
-(re-initialization, noise), then those that take snapshots or change modules, then those that search or measure on the
-training data, last those that copy the whole model. At most one member replaces linear layers, sets dropout rates,
-replaces the task loss, brings its own optimizer, delivers other weights than those trained, makes the passes of all
-again. Anything else is refused: it would run, and be wrong.
+(re-initialization, noise), then one that trains the head alone, then those that take snapshots or change modules, then
+those that search or measure on the training data, last those that copy the whole model. At most one member replaces
+linear layers, sets dropout rates, replaces the task loss, brings its own optimizer, delivers other weights than those
+trained, makes the passes of all again. Anything else is refused: it would run, and be wrong.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from finetune_reg.methods.sam import SAM
 
 _STAGES = {
     "initialization": "changes the initial weights",
+    "head": "trains the head",
     "preparation": "takes snapshots of the weights or changes modules",
     "search": "searches or measures on the training data",
     "reference": "copies the whole model",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from heads import HEADS, more_padding, text_batch, with_head
+from sklearn.linear_model import LogisticRegression
 from tiny_encoders import tiny_dataset
 from training_hosts import added_loss, context, largest_difference, train_in_loop, weights
 
 from finetune_reg.building_blocks.output_divergence import compared_logits, symmetric_kl
-from finetune_reg.methods import R3F, SMART, FreeLB, RDrop
+from finetune_reg.errors import InputError
+from finetune_reg.methods import R3F, SMART, FreeLB, HeadFirst, RDrop
 
 DATASET = tiny_dataset()
 COMPARING = {
@@ -112,3 +114,24 @@ def test_a_batch_without_a_labelled_token_has_no_divergence():
     batch["labels"].fill_(-100)
     logits = compared_logits(model, batch, model(**batch))
     assert symmetric_kl(logits, logits) == 0.0
+
+
+def test_the_head_is_fitted_to_the_labelled_tokens():
+    model, batch = with_head("tokens"), HEADS["tokens"].labelled(text_batch(16))
+    dataset = [{name: tensor[i] for name, tensor in batch.items()} for i in range(16)]
+    HeadFirst(0.1).setup(model, context(dataset))
+    labelled = batch["labels"] != -100
+    with torch.no_grad():
+        features = model.eval().bert(batch["input_ids"], batch["attention_mask"]).last_hidden_state[labelled]
+    expected = LogisticRegression(C=10.0, tol=1e-8, max_iter=1000)
+    expected.fit(features.double().numpy(), batch["labels"][labelled].numpy())
+    found = model.classifier.weight.detach().double()
+    torch.testing.assert_close(found, torch.tensor(expected.coef_), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("head", ["question answering", "multiple choice"])
+def test_a_head_whose_logits_no_linear_layer_returns_is_not_fitted(head):
+    model, batch = with_head(head), HEADS[head].labelled(text_batch(8))
+    dataset = [{name: tensor[i] for name, tensor in batch.items()} for i in range(8)]
+    with pytest.raises(InputError, match="no trainable linear layer whose outputs are the logits of Bert"):
+        HeadFirst().setup(model, context(dataset))

@@ -71,7 +71,10 @@ REFUSED = {
     "tuples": dict.fromkeys(("smart", "r3f", "r_drop"), "returns tuples"),
     "inputs_embeds": dict.fromkeys(MOVING, NO_INPUT_IDS),
     "t5": dict.fromkeys(BY_DEPTH, TWO_STACKS),
-    "t5, writing": dict.fromkeys(BY_DEPTH, TWO_STACKS),
+    "t5, writing": {
+        **dict.fromkeys(BY_DEPTH, TWO_STACKS),
+        "head_first": "no trainable linear layer whose outputs are the logits",
+    },
     "bart": dict.fromkeys(BY_DEPTH, TWO_STACKS),
     "big_bird": dict.fromkeys(CHANGING_MODULES, EXCHANGED),
     "big_bird, full attention": {},
