@@ -1,4 +1,4 @@
-"""Recompute the numbers of recorded runs in README and notebook 12, and compare them with what is written.
+"""Recompute the numbers of recorded runs in the pages and in notebook 12, and compare them with what is written.
 
     python benchmarks/recompute.py
 
@@ -6,12 +6,13 @@ The numbers are computed from the tables in data/results and data/selection with
 finetune_reg, and are compared with those read from the documents. A number agrees if the recomputed one rounds to the
 digits that are written. The exit code is 1 if any does not, or if words that stand before numbers are gone.
 
-Compared are the tables and sentences of README's results with their counts and hours of runs, the counts of
-data/README.md, and the tables and sentences of notebook 12, those of its verdicts among them. Left out are the outcomes
+Compared are the tables and sentences of docs/results.md with their counts and hours of runs, the sentences of README
+and docs/which_method.md, the counts of data/README.md, and the tables and sentences of notebook 12, those of its
+verdicts among them. Left out are the outcomes
 of verdicts and their reasons, how many claims have which, and p-values corrected within one paper, all of which need
 the rules of `finetune_reg.results.verdicts`; published figures; the texts that stand for figures; and numbers in
-sentences that have neither a decimal point nor an interval. README's toy world is left out as well: its runs are not
-recorded.
+sentences that have neither a decimal point nor an interval. docs/toy_world.md and docs/cost.md are left out as
+well: their runs are not recorded.
 
 At the end of the report stands what was passed over: columns of tables, and intervals and deviations in sentences of
 which `recomputation/sentences.toml` does not say what they are.
@@ -41,37 +42,37 @@ from recomputation.written_numbers import (
     prose,
     quantities,
     read_notebook,
-    section,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = {"results": "docs/results.md", "readme": "README.md", "which_method": "docs/which_method.md"}
 PARTS = {"value": "difference", "low": "from", "high": "to"}
 
 
-def check_readme(records: Records, readme: str, comparisons: Comparisons) -> None:
-    tables = markdown_tables(section(readme, "Results"))
+def check_tables(records: Records, page: str, comparisons: Comparisons) -> None:
+    tables = markdown_tables(page)
     variants = variants_of(records)
     for place, found in (("At the rate chosen for vanilla", records.main), ("Variants", {"sst2": variants})):
         for row in tables[place]:
             for heading in list(row)[1:]:
-                check_cell(f"README, {place}", row, heading, found[heading.split()[0]], comparisons)
+                check_cell(f"results, {place}", row, heading, found[heading.split()[0]], comparisons)
     for row in tables[place := "At the rate chosen for each"]:
         for task, own in records.own.items():
             rate = records.chosen[task].rate.get(row["minus vanilla"], math.nan)
-            comparisons.check(f"README, {place}", f"rate of {row['minus vanilla']}", row[f"{task}: rate"], rate)
+            comparisons.check(f"results, {place}", f"rate of {row['minus vanilla']}", row[f"{task}: rate"], rate)
             (heading,) = (name for name in row if name.startswith(f"{task} ("))
-            check_cell(f"README, {place}", row, heading, own, comparisons)
+            check_cell(f"results, {place}", row, heading, own, comparisons)
     for row in tables[place := "Failed runs"]:
         method, uncorrected = row.pop("failed runs (mean score)"), row.pop("bias correction") == "no"
         for rate, cell in row.items():
             runs = records.arm("sst2", f"{method} at {rate}{' uncorrected' * uncorrected}")
             values = (count_failed(runs), len(runs), runs.points.mean())
             for written, value in zip(re.findall(NUMBER, cell), values, strict=True):
-                comparisons.check(f"README, {place}", f"{method} at {rate}", written, value)
+                comparisons.check(f"results, {place}", f"{method} at {rate}", written, value)
 
 
 def check_cell(place: str, row: Row, heading: str, table: pd.DataFrame, comparisons: Comparisons) -> None:
-    """Check a cell of README: the mean or the difference with its interval, the failed runs, and bold or not."""
+    """Check a cell of results: the mean or the difference with its interval, the failed runs, and bold or not."""
     method, cell = row["minus vanilla"], row[heading]
     what = f"{method}, {heading}"
     if method not in table.index:
@@ -123,13 +124,13 @@ def value_of(meaning: str, records: Records) -> dict[str, float]:
     return {"value": scores.mean(), "std": scores.std()}
 
 
-def check_counts(records: Records, readme: str, of_data: str, notebook: Notebook, comparisons: Comparisons) -> None:
-    """Check how many runs each table has, as README, data/README.md and notebook 12 say."""
+def check_counts(records: Records, page: str, of_data: str, notebook: Notebook, comparisons: Comparisons) -> None:
+    """Check how many runs each table has, as docs/results.md, data/README.md and notebook 12 say."""
     runs = pd.concat([records.everything, records.held_out]).groupby("plan").size()
-    for suffix, written in re.findall(r"`(_\w+)`, (\d+)", prose(readme)):
+    for suffix, written in re.findall(r"`(_\w+)`, (\d+)", prose(page)):
         folder = "selection" if suffix.endswith("selection") else "results"
         plan = f"{folder}/{MAIN}{suffix.removesuffix('_selection')}"
-        comparisons.check("README, runs of a table", plan, written, runs[plan])
+        comparisons.check("results, runs of a table", plan, written, runs[plan])
     for stem, written in re.findall(r"`(\w+)` (?:the first )?(\d+)", prose(of_data).replace("and ", "")):
         comparisons.check("data/README.md, runs of a table", stem, written, runs[f"results/{stem}"])
     total = re.match(r"\d+", notebook.printed["records"])
@@ -162,15 +163,18 @@ def recorded() -> Records:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    for name, path in PAGES.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=Path, default=ROOT / path)
     parser.add_argument("--notebook", type=Path, default=ROOT / "notebooks" / "12_results.ipynb")
     given = parser.parse_args(arguments)
-    readme, notebook = given.readme.read_text(encoding="utf-8"), read_notebook(given.notebook)
+    pages = {name: vars(given)[name].read_text(encoding="utf-8") for name in PAGES}
+    notebook, of_data = read_notebook(given.notebook), (ROOT / "data" / "README.md").read_text(encoding="utf-8")
     meanings = tomllib.loads((Path(__file__).parent / "recomputation" / "sentences.toml").read_text(encoding="utf-8"))
     records, comparisons = recorded(), Comparisons()
-    check_readme(records, readme, comparisons)
-    check_sentences("README, sentences", prose(section(readme, "Results")), meanings["readme"], records, comparisons)
-    check_counts(records, readme, (ROOT / "data" / "README.md").read_text(encoding="utf-8"), notebook, comparisons)
+    check_tables(records, pages["results"], comparisons)
+    for name, page in pages.items():
+        check_sentences(f"{name}, sentences", prose(page), meanings[name], records, comparisons)
+    check_counts(records, pages["results"], of_data, notebook, comparisons)
     check_notebook(records, notebook, meanings["controls"], comparisons)
     check_sentences("notebook 12, sentences of pages", notebook.prose, meanings["notebook"], records, comparisons)
     print(comparisons.report())

@@ -1,8 +1,8 @@
-"""The tables of the README's results, from the records in data/results.
+"""The tables of docs/results.md, from the records in data/results.
 
     python benchmarks/results_tables.py
 
-`tests/test_recorded_results.py` checks that the README has them as printed.
+`tests/test_recorded_results.py` checks that the page has them as printed.
 """
 
 from __future__ import annotations

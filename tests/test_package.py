@@ -17,6 +17,7 @@ from finetune_reg.methods import METHODS
 from finetune_reg.paths import ROOT
 
 README = (ROOT / "README.md").read_text()
+DOCS = ROOT / "docs"
 
 
 def test_import_is_quick_and_leaves_torch_alone():
@@ -40,15 +41,16 @@ def test_every_public_name_resolves():
         _ = finetune_reg.NoSuchName
 
 
-def readme_blocks(marker: str) -> list[str]:
-    return re.findall(rf"<!-- {marker} -->\n```python\n(.*?)```", README, flags=re.S)
+def shown_scripts(marker: str) -> list[str]:
+    page = (DOCS / "your_loop.md").read_text()
+    return re.findall(rf"<!-- {marker} -->\n```python\n(.*?)```", page, flags=re.S)
 
 
 @pytest.mark.parametrize("marker", ["plain loop", "trainer"])
-def test_the_readme_shows_code_that_runs(marker, tmp_path, monkeypatch):
-    (block,) = readme_blocks(marker)
+def test_a_page_shows_code_that_runs(marker, tmp_path, monkeypatch):
+    (block,) = shown_scripts(marker)
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, "README.md", "exec"), {})
+    exec(compile(block, "your_loop.md", "exec"), {})
 
 
 def test_the_readme_changes_three_lines_of_a_trainer_script():
@@ -57,15 +59,22 @@ def test_the_readme_changes_three_lines_of_a_trainer_script():
     assert len(added) == 3
 
 
-def test_the_readme_names_every_method_and_its_file():
+def test_the_page_of_methods_names_each_and_its_file():
+    page = (DOCS / "methods.md").read_text()
     for cls in METHODS.values():
-        assert f"`{cls.__name__}" in README
-        assert cls.__module__.replace(".", "/") + ".py" in README
+        assert f"`{cls.__name__}" in page
+        assert cls.__module__.replace(".", "/") + ".py" in page
 
 
-def test_every_file_the_readme_links_exists():
-    for target in re.findall(r"\]\((?!http|#)([^)]+)\)", README):
-        assert (ROOT / target).exists(), target
+def test_the_readme_is_a_page_that_is_read_to_its_end():
+    assert len(README.split()) <= 1200
+    assert README.count("![") == 1
+
+
+def test_every_file_that_a_page_links_exists():
+    for page in (ROOT / "README.md", *DOCS.glob("*.md")):
+        for target in re.findall(r"\]\((?!http|#)([^)#]+)[^)]*\)", page.read_text()):
+            assert (page.parent / target).exists(), (page.name, target)
 
 
 def test_a_wheel_carries_pocket_the_template_the_claims_the_report_and_its_types(tmp_path):

@@ -119,7 +119,7 @@ def at_twice_the_rate(records: Records) -> pd.DataFrame:
 
 
 def at_other_recipes(records: Records) -> dict[tuple[str, float, str], pd.DataFrame]:
-    """Compare methods by task, rate and bias correction, where these are not those of the first table of README."""
+    """Compare methods by task, rate and bias correction, where these are not the main ones."""
     runs = records.runs[~records.runs.plan.isin([f"results/{MAIN}", f"results/{MAIN}_variants"])]
     runs = runs[runs.epochs == runs.task.map({task: main.epochs.iloc[0] for task, main in records.main_runs.items()})]
     recipes = runs.groupby(["task", "rate", runs.bias_correction.map(str)])

@@ -17,7 +17,7 @@ from scipy import stats
 MAIN = "glue300_minilm"
 BASELINE = "Vanilla()"
 LEVEL = 0.05
-# What the tasks of another encoder than that of README's tables end with here, and the main recipes of these tasks.
+# What the tasks of another encoder than that of the tables of docs/results.md end with here, and their main recipes.
 ENCODERS = {"all-mpnet-base-v2": "-mpnet"}
 RECIPES = {"cola-mpnet": {"learning_rate": 2e-4, "epochs": 5, "bias_correction": True}}
 # Statistics that are bootstrapped, of scores whose last axis is that of runs.

@@ -1,4 +1,4 @@
-"""The numbers of README and of notebook 12 as they are written: tables as rows of text, sentences as quantities."""
+"""The numbers of the pages and of notebook 12 as they are written: tables as rows of text, sentences as quantities."""
 
 from __future__ import annotations
 
@@ -84,10 +84,6 @@ def quantities(text: str, start: int = 0) -> list[Quantity]:
     """Return what a text has from `start` on: numbers with an interval or a deviation, and numbers with a point."""
     found = [(match, {k: v for k, v in match.groupdict().items() if v}) for match in QUANTITY.finditer(text, start)]
     return [Quantity(*m.span(), m.group(), parts) for m, parts in found if len(parts) > 1 or "." in parts["value"]]
-
-
-def section(markdown: str, heading: str) -> str:
-    return markdown.split(f"\n## {heading}\n")[1].split("\n## ")[0]
 
 
 def prose(markdown: str) -> str:

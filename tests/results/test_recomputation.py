@@ -1,4 +1,4 @@
-"""The numbers of recorded runs in README and notebook 12, computed again without the package."""
+"""The numbers of recorded runs in the pages and in notebook 12, computed again without the package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from finetune_reg.paths import ROOT
 from finetune_reg.results.paired_differences import difference_of
 
 BENCHMARKS = ROOT / "benchmarks"
-DOCUMENTS = {"--readme": ROOT / "README.md", "--notebook": ROOT / "notebooks" / "12_results.ipynb"}
+DOCUMENTS = {"--results": ROOT / "docs" / "results.md", "--notebook": ROOT / "notebooks" / "12_results.ipynb"}
 pytestmark = pytest.mark.xdist_group("recomputation")
 
 
@@ -37,7 +37,7 @@ def test_the_documents_have_the_numbers_of_the_records(recompute, capsys):
 
 def test_what_is_changed_in_the_documents_is_found(recompute, tmp_path, capsys):
     changes = {
-        "--readme": [
+        "--results": [
             (
                 "| +2.1 [0.9, 3.3] | -1.2",
                 "| +2.2 [0.9, 3.3] | -1.2",
@@ -67,7 +67,7 @@ def test_what_is_changed_in_the_documents_is_found(recompute, tmp_path, capsys):
     for of_document in changes.values():
         assert [found for _, _, found in of_document if found not in report] == []
     assert f"Disagreements: {sum(map(len, changes.values()))}\n" in report
-    assert "README, sentences: 1.2 points [0.5, 2.0]" in report.split("Passed over")[1]  # its words are gone
+    assert "results, sentences: 1.2 points [0.5, 2.0]" in report.split("Passed over")[1]  # its words are gone
 
 
 def test_what_is_changed_about_the_other_encoder_is_found(recompute):
