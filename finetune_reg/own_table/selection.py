@@ -14,7 +14,7 @@ import pandas as pd
 
 from finetune_reg.errors import InputError, shortened, unknown_name
 from finetune_reg.tasks.row_files import Row
-from finetune_reg.tasks.task_table import MetricName, Task
+from finetune_reg.tasks.task_table import TASKS, MetricName, Task
 
 FEWEST_ROWS, MOST_ROWS, FEWEST_OF_A_CLASS = 30, 20_000, 5
 MOST_CLASSES = 1 / 3  # of the rows: beyond, labels are names of rows
@@ -213,4 +213,6 @@ def _is_number(text: str) -> bool:
 
 
 def _safe(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[:40].lower() or "table"
+    """Return a name for folders and records that no task of the package has."""
+    safe = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[:40].lower() or "table"
+    return f"{safe}_table" if safe in TASKS else safe

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from finetune_reg.errors import InputError
 from finetune_reg.experiment.atomic_writing import write_atomically
@@ -83,7 +82,8 @@ def write_task(table: OwnTable, splits: list[dict[str, Any]], folder: Path) -> N
     for name, text in (
         ("train.jsonl", "\n".join(rows) + "\n"),
         ("splits.json", json.dumps(splits)),
-        ("task.yaml", yaml.safe_dump(described | {"n_splits": len(splits)}, allow_unicode=True)),
+        # JSON is YAML, and leaves no name of a class to be read as a number
+        ("task.yaml", json.dumps(described | {"n_splits": len(splits)}, ensure_ascii=False, indent=1)),
     ):
         if not (folder / name).is_file() or (folder / name).read_text(encoding="utf-8") != text:
             write_atomically(folder / name, text)

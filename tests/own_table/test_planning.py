@@ -68,6 +68,17 @@ def test_a_written_task_is_loaded_split_by_split(tmp_path):
     assert loaded.task.label_names == ("billing", "delivery", "outage")
 
 
+@pytest.mark.parametrize("name", ["rte.v2", "RTE", "acceptability", "", "räte"])
+def test_any_file_and_class_can_have_any_name(tmp_path, name):
+    classes = ["1e5", "0o17", "no", "1:30", 'say "no"\n', "ja – ü"]
+    frame = tickets().assign(queue=[classes[i % 6] for i in range(120)])
+    found = select_rows(frame.astype(object), ["ticket"], "queue", name=name)
+    write_task(found, make_splits(found, np.arange(120), 3, 1), tmp_path / found.task.name)
+    loaded = load_task(found.task.name, str(tmp_path))
+    assert sorted(loaded.task.label_names) == sorted(text.strip() for text in classes)
+    assert loaded.task.n_splits == 3
+
+
 def test_a_larger_budget_buys_a_larger_design_and_a_small_one_fewer_methods():
     candidates = list(CANDIDATES)
 
