@@ -15,6 +15,7 @@ from finetune_reg.hyperparameters.paper_card import paper_card
 from finetune_reg.hyperparameters.typed_parameters import load_yaml
 from finetune_reg.methods import METHODS
 from finetune_reg.paths import NOTEBOOKS
+from finetune_reg.results.claims import CLAIMS, MECHANISMS, load_claims
 from finetune_reg.results.published_results import load_published_results
 from finetune_reg.sweep.protocol import read_protocol
 
@@ -58,7 +59,7 @@ def _names(text: str, paper: str) -> bool:
 
 @cache
 def _papers() -> list[str]:
-    claimed = [entry.verdict.claim.paper for entry in verdicts()]
+    claimed = [claim.paper for path in (CLAIMS, MECHANISMS) for claim in load_claims(path)]
     return sorted({*claimed, *load_published_results().paper})
 
 

@@ -9,7 +9,11 @@ import pytest
 import yaml
 from _generate.docstrings import to_restructured_text
 from _generate.links import LINK, rewrite_links
+from _generate.markdown import code, plain, table
+from _generate.paper_pages import papers_of
 
+from finetune_reg.hyperparameters.paper_card import paper_card
+from finetune_reg.methods import METHODS
 from finetune_reg.paths import NOTEBOOKS, ROOT
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -50,6 +54,28 @@ def test_links_of_pages_lead_to_files(page):
     assert page.read_text().startswith("# ")
     for target, _ in LINK.findall(page.read_text()):
         assert (page.parent / target).exists(), f"{page.name} links {target}"
+
+
+def test_every_page_stands_in_the_sidebar():
+    index = (ROOT / "docs" / "index.md").read_text()
+    listed = set(re.findall(r"^[\w/*]+$", index.split("```{toctree}", 1)[1], flags=re.M))
+    assert {page.stem for page in PAGES} - listed == {"index"}
+
+
+def test_a_table_escapes_its_texts_and_drops_empty_columns():
+    row = [plain("a_b | [x]*"), "", code("p|q"), "1"]
+    assert table(["text", "none", "code", "n"], [row], 3).splitlines() == [
+        "| text | code | n |",
+        "| :-- | :-- | --: |",
+        r"| a\_b \| \[x\]\* | `p\|q` | 1 |",
+    ]
+
+
+def test_a_paper_is_found_in_the_references_of_its_methods():
+    assert set(papers_of(paper_card(METHODS["mixout"]).reference)) == {"lee2020mixout"}
+    assert set(papers_of(paper_card(METHODS["child_tuning_f"]).reference)) == {"xu2021childtuning"}
+    assert set(papers_of(paper_card(METHODS["pretrained_weight_decay"]).reference)) == {"zhang2021fewsample"}
+    assert set(papers_of(paper_card(METHODS["vanilla"]).reference)) == set()
 
 
 def test_a_link_stays_in_the_site_or_leads_to_the_repository():
