@@ -51,6 +51,7 @@ def methods(
             **{name: f"{allowed}; default {default}" for name, (default, allowed) in card.hyperparameters.items()},
             "Passes per update": passes,
             "Acts in": f"{', '.join(card.acts_in)}. {card.where}" if card.acts_in else card.where,
+            "Under adapters": card.adapters,
             "Paper and released code": card.differences,
         }
         lines = [Text.assemble((label, "bold"), f": {text}") for label, text in facts.items() if text]

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
+from finetune_reg.building_blocks.adapters.adapted_models import adapter_kinds
 from finetune_reg.building_blocks.bias_correction import skip_bias_correction
 from finetune_reg.building_blocks.pretrained_model import device_of, name_backbone, named_outputs, refuse_untrainable
 from finetune_reg.errors import InputError, TrainingDivergedError, shortened
@@ -64,8 +65,8 @@ def train(
         The training loss of each update, what the method adds included.
 
     Raises:
-        InputError: no method, a model without a parameter to train, an epoch without batches, outputs without a loss,
-            no such backbone, a value out of range, or a precision that the method cannot use.
+        InputError: no method, a model without a parameter to train or with AdaLoRA, an epoch without batches, outputs
+            without a loss, no such backbone, a value out of range, or a precision that the method cannot use.
         TrainingDivergedError: a loss is not finite. The method is finalized all the same, as after any other error.
     """
     from transformers import get_linear_schedule_with_warmup
@@ -84,6 +85,11 @@ def train(
     if backbone is not None:
         name_backbone(model, backbone)
     refuse_untrainable(model)
+    if "ADALORA" in adapter_kinds(model):
+        raise InputError(
+            "train does not allocate the ranks of AdaLoRA: write the loop with the six calls, and call "
+            "model.base_model.update_and_allocate(update) after each step of the optimizer."
+        )
     losses: list[float] = []
     try:
         method.setup(model, context)

@@ -14,4 +14,5 @@ sub_layer_fisher.py        of each sub-layer
 precomputed_gradient.py    losses that were differentiated before the loop does it
 hypergradient.py           the gradient through a training step
 bias_correction.py         AdamW without it
+adapters/                  LoRA and its like
 """

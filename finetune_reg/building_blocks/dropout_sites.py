@@ -10,8 +10,8 @@
 Layers count from 0, bottom first. Positions are told by module type and order, not by name: in each block the
 outermost module whose type is called attention holds the attention dropouts, and a LayerNorm belongs to the matrix
 registered before it. DistilBERT has no dropout after the attention output. The matrix that widens the feed-forward
-block has no dropout. Left alone are the dropouts of the task head and DeBERTa's dropout of relative positions, whose
-table is shared by all layers.
+block has no dropout. Left alone are the dropouts of the task head, those of adapters, and DeBERTa's dropout of relative
+positions, whose table is shared by all layers.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from finetune_reg.building_blocks.adapters.adapted_models import modules_without_adapters
 from finetune_reg.building_blocks.module_surgery import refuse_exchanged_attention
 from finetune_reg.building_blocks.parameter_groups import backbone, transformer_blocks
 from finetune_reg.building_blocks.pretrained_model import name_of, unwrapped
@@ -114,12 +115,12 @@ def _block_sites(block: nn.Module) -> list[_Found]:
     attention = next((m for m in block.modules() if "attention" in type(m).__name__.lower() and m is not block), None)
     if attention is None:
         raise InputError(f"{type(block).__name__} has no attention module: use a model built from transformer blocks.")
-    inside = set(attention.modules())
+    inside = set(modules_without_adapters(attention))
     matrices = _matrices_with_norms(block)
     projections = [parameters for module, parameters in matrices if module in inside]
     feed_forward = [parameters for module, parameters in matrices if module not in inside]
 
-    probabilities = _dropout_modules(attention.modules())
+    probabilities = _dropout_modules(modules_without_adapters(attention))
     floats = [
         (module, attribute)
         for module in attention.modules()
@@ -133,7 +134,7 @@ def _block_sites(block: nn.Module) -> list[_Found]:
         ("attention_output", output, projections[-1]),
         (
             "feed_forward_output",
-            _dropout_modules(module for module in block.modules() if module not in inside)[-1:],
+            _dropout_modules(module for module in modules_without_adapters(block) if module not in inside)[-1:],
             feed_forward[-1] if feed_forward else [],
         ),
     ]
@@ -142,7 +143,7 @@ def _block_sites(block: nn.Module) -> list[_Found]:
 def _matrices_with_norms(block: nn.Module) -> list[tuple[nn.Module, list[nn.Parameter]]]:
     """Pair each module that owns a matrix with its parameters and those of the norms registered after it."""
     pairs: list[tuple[nn.Module, list[nn.Parameter]]] = []
-    for module in block.modules():
+    for module in modules_without_adapters(block):
         own = list(module.parameters(recurse=False))
         if any(parameter.ndim >= 2 for parameter in own):
             pairs.append((module, own))

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from finetune_reg.building_blocks.adapters.adapted_models import refuse_adapters
 from finetune_reg.building_blocks.parameter_groups import backbone
 from finetune_reg.building_blocks.pretrained_model import is_linear, is_transposed, name_of, unwrapped
 from finetune_reg.errors import InputError
@@ -60,8 +61,8 @@ def replace_linears(
         The names of the replaced layers, in the model's order.
 
     Raises:
-        InputError: nothing was selected, a selected layer is quantized or was already replaced by another method, or
-            the attention has weights outside of layers or is exchanged in mid-run.
+        InputError: nothing was selected, a selected layer is quantized, was already replaced by another method or is
+            frozen by an adapter, or the attention has weights outside of layers or is exchanged in mid-run.
     """
     model = unwrapped(model)
     refuse_loose_attention(model, method)
@@ -73,6 +74,9 @@ def replace_linears(
             name = f"{parent_name}.{child_name}" if parent_name else child_name
             if not is_linear(child) or not select(name):
                 continue
+            if not child.weight.requires_grad:
+                reason = "it replaces layers whose weights the adapter keeps as they are"
+                refuse_adapters(model, method, reason, "train all weights")
             refuse_quantized(child, name, method)
             if type(child) is not nn.Linear and not is_transposed(child):
                 raise InputError(

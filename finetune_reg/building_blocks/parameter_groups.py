@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.adapters.adapted_models import prompt_parameters
 from finetune_reg.building_blocks.pretrained_model import name_of, pretrained_part, unwrapped, writes_language
 from finetune_reg.errors import InputError
 
@@ -67,7 +68,10 @@ def backbone(model: nn.Module) -> nn.Module:
 
 
 def named_backbone_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield the trainable parameters of the pretrained backbone, with their names in the unwrapped model."""
+    """Yield the trainable parameters of the pretrained backbone, with their names in the unwrapped model.
+
+    Those of an adapter are among them, wherever it stands.
+    """
     return _named_trainable(model, in_backbone=True)
 
 
@@ -130,7 +134,7 @@ def parameters_by_depth(model: nn.Module) -> list[list[nn.Parameter]]:
 
 
 def _named_trainable(model: nn.Module, in_backbone: bool) -> Iterator[tuple[str, nn.Parameter]]:
-    pretrained = {id(parameter) for parameter in backbone(model).parameters()}
+    pretrained = {id(parameter) for parameter in backbone(model).parameters()} | prompt_parameters(model)
     for name, parameter in unwrapped(model).named_parameters():
         if parameter.requires_grad and (id(parameter) in pretrained) == in_backbone:
             yield name, parameter

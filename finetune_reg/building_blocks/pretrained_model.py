@@ -36,6 +36,14 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
+def task_model(model: nn.Module) -> nn.Module:
+    """Return the model of transformers inside wrappers and inside what peft has put around it for its adapters."""
+    inside: Any = unwrapped(model)
+    if hasattr(inside, "get_base_model"):
+        return inside.get_base_model()
+    return inside.base_model.model if type(inside).__name__ == "PeftMixedModel" else inside
+
+
 def name_backbone(model: nn.Module, name: str) -> None:
     """Say which part of a module of one's own is the pretrained backbone; what stands outside of it is the head.
 
@@ -68,9 +76,9 @@ def pretrained_part(model: nn.Module) -> nn.Module:
     """
     whole = unwrapped(model)
     if hasattr(whole, "backbone_name"):
-        return whole.get_submodule(str(whole.backbone_name))
+        return task_model(whole.get_submodule(str(whole.backbone_name)))
     if hasattr(whole, "base_model"):
-        return whole
+        return task_model(whole)
     parts: dict[str, nn.Module] = {}
     for name, module in whole.named_modules():
         if hasattr(module, "base_model") and not name.startswith(tuple(f"{part}." for part in parts)):
@@ -80,12 +88,12 @@ def pretrained_part(model: nn.Module) -> nn.Module:
             f"{name_of(model)} holds several pretrained models, {' and '.join(parts)}: name the one that is to be its "
             "backbone, with the host's argument backbone or with name_backbone."
         )
-    return next(iter(parts.values()), whole)
+    return task_model(next(iter(parts.values()), whole))
 
 
 def name_of(model: nn.Module) -> str:
-    """Return the name of the model's class, for a sentence."""
-    return type(unwrapped(model)).__name__
+    """Return the name of the task model's class, for a sentence."""
+    return type(task_model(model)).__name__
 
 
 def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:

@@ -24,6 +24,7 @@ class PaperCard:
             whose members decide.
         acts_in: the calls of the contract that the method overrides.
         where: what it does there, in words.
+        adapters: what it means under an adapter of peft, or that it refuses.
         differences: between the paper and its released code, and what `official()` does about them.
     """
 
@@ -34,6 +35,7 @@ class PaperCard:
     passes: tuple[int, int] | None
     acts_in: tuple[str, ...]
     where: str
+    adapters: str
     differences: str
 
 
@@ -58,6 +60,7 @@ def paper_card(method_type: type[Any]) -> PaperCard:
         passes=passes,
         acts_in=method_type.overridden_calls(),
         where=sections.get("Where it acts", ""),
+        adapters=sections.get("Under adapters", ""),
         differences=sections.get("Differences from the released code", ""),
     )
 

@@ -28,6 +28,7 @@ At W = W0 the convex `alpha` has no gradient, and AdamW moves it by at most abou
 by 0.05 with 300 examples (48 iterations of 16). At ordinary rates the one-step hypergradient's implicit part, which has
 the factor `xi`, is a thousandth of the direct one. The searches cost many more passes than the fine-tuning they
 prepare (`search_passes`): compare with vanilla runs of equal cost before crediting `alpha`.
+**Under adapters.** Refused: `alpha` mixes whole weight matrices.
 
 **Differences from the released code** (Sai-Ashish/Attention_guided_weight_mixup_BLO with Betty 0.2.0), each an option
 that `official` sets. (1) `mixing="factored"`. (2) `hypergradient="identity"`: the implicit part lacks the factor `xi`
@@ -36,9 +37,8 @@ Adam's scale per tensor. (4) `shared_masks=False`: every pass draws its own drop
 mostly noise. (5) `roll_back_look_ahead=False`: the look-ahead step stays, so each iteration makes two AdamW steps on a
 batch, and in the first iteration the optimizer forgets its state in between. (6) `undo_perturbation=False`: each
 iteration leaves the weights displaced by 0.01 in a direction that lowers the validation loss. (7) `average="all"`:
-fine-tuning starts from the mean of the searched models, not from the pretrained weights. Not reproduced: its AdamW
-(the old one of transformers, which decays after the step), its unused L1 penalty on `alpha`, and a clipping norm that
-counts the gradients of frozen tensors in the fine-tuning phase.
+fine-tuning starts from the mean of the searched models. Not reproduced: its AdamW (decay after the step), its unused L1
+penalty on `alpha`, and a clipping norm that counts the gradients of frozen tensors in the fine-tuning phase.
 
 **Reference.** Somayajula, Liang, Singh, Zhang, Xie. Generalizable and Stable Finetuning of Pretrained Language Models
 on Low-Resource Texts. NAACL 2024, arXiv:2403.12918.

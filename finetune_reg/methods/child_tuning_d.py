@@ -16,6 +16,10 @@ norms included; `after_backward` masks their gradients. Embeddings, pooler and h
 are exempt from weight decay: `create_optimizer` takes it out of AdamW for the masked matrices, and `after_step` decays
 their trained entries.
 
+**Under adapters.** Measures and masks the adapter's weights in the blocks. Of a fresh LoRA, where `B` is 0, the Fisher
+information of `A` is 0: `A` is held, and the choice is among the entries of `B`. Refused under prompts, which lie in no
+block.
+
 **Differences from the released code** (`ChildTuningD.py` and `ChildTuningOptimizer.py` of AliceMind). (1) It squares
 the gradients of shuffled batches, with dropout on and each tensor clipped to norm 1 (`fisher="clipped_batches"`).
 (2) Its held weights decay toward zero (`decay_held_weights=True`). (3) It masks inside the optimizer, so that clipping
@@ -38,11 +42,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.adapters.adapted_models import refuse_prompts
 from finetune_reg.building_blocks.fisher_information import fisher_information
 from finetune_reg.building_blocks.module_surgery import in_mode
 from finetune_reg.building_blocks.parameter_groups import learning_rates, transformer_blocks
 from finetune_reg.building_blocks.pretrained_model import device_of, unwrapped
 from finetune_reg.building_blocks.random_replay import extra_pass, random_state_kept
+from finetune_reg.errors import InputError
 from finetune_reg.hyperparameters.ranges import Fraction
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
@@ -77,7 +83,8 @@ class ChildTuningD(FineTuningMethod):
         mask_after_clipping: mask between clipping and the optimizer's step.
 
     Raises:
-        InputError: a value outside its range; at `setup`, no transformer blocks or no training examples.
+        InputError: a value outside its range; at `setup`, no transformer blocks, no training examples, or information
+            in fewer weights than are to be kept.
     """
 
     setup_stage: ClassVar[Literal["search"]] = "search"
@@ -105,6 +112,7 @@ class ChildTuningD(FineTuningMethod):
         """Measure the Fisher information and choose the child network."""
         if self.keep_fraction == 1.0:
             return
+        refuse_prompts(model, "ChildTuningD")
         model = unwrapped(model)
         in_blocks = {id(parameter) for parameter in transformer_blocks(model).parameters()}
         measured = {n: p for n, p in model.named_parameters() if id(p) in in_blocks and p.requires_grad}
@@ -117,6 +125,11 @@ class ChildTuningD(FineTuningMethod):
             batches = _batches(context, shuffled=released)
             fisher = fisher_information(model, batches, measured, clip_each_tensor=1.0 if released else None)
         self._masks = child_masks(fisher, self.keep_fraction)
+        if all(mask.all() for mask in self._masks.values()):
+            raise InputError(
+                f"ChildTuningD cannot choose a share of {self.keep_fraction:g} by Fisher information, because fewer "
+                "weights have any, as before LoRA has moved: lower keep_fraction."
+            )
 
     def create_optimizer(self, model: nn.Module, context: TrainingContext) -> torch.optim.Optimizer:
         """Build the ordinary optimizer, without decay of the masked matrices unless held weights decay."""

@@ -15,6 +15,8 @@ momentum, and the step shrinks to about `sqrt(p)` of its length, because Adam di
 The equation knows no clipping: masks come before it, so that clipping sees the gradients that are used. With
 `mask_after_clipping`, `create_optimizer` puts them into the optimizer instead.
 
+**Under adapters.** Masks the gradients of all that peft trains, adapter and head, with any adapter.
+
 **Differences from the released code** (`ChildTuningOptimizer.py` and `ChildTuningF.py` of AliceMind). (1) It masks
 inside the optimizer, so that clipping sees the unmasked gradients (`mask_after_clipping=True`). (2) Its AdamW decays
 weights after Adam's move, here before it; the two differ by learning rate times decay times the move. (3) Its trainer

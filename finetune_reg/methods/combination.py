@@ -9,6 +9,8 @@ first after the backward pass, one that delivers other weights (averaging) last 
 wherever they stand. SAM climbs by the completed gradient and makes the passes of all members again, before others mask
 or read the gradients.
 
+**Under adapters.** Each member's own.
+
 **Rules.** Members stand in the order of what their `setup` does: first those that change the initial weights
 (re-initialization, noise), then one that trains the head alone, then those that take snapshots or change modules, then
 those that search or measure on the training data, last those that copy the whole model. At most one member replaces

@@ -18,6 +18,9 @@ Stage II trains the share `k` of the matrix with the largest sums; all other gra
 linear layers, head included; biases, norms and embeddings always train. Weights that are held still move by Adam's
 momentum and by weight decay. `setup` switches dropout off.
 
+**Under adapters.** Under LoRA and DoRA the choice is made within each `A`, each `B` and the head. Refused under other
+adapters, whose weights are in no `nn.Linear`.
+
 **Differences from the released code** (`DPSDense` of ZhangHaojie077/DPS). (1) Its option `reserve_p` is the fraction
 that is dropped: 0.3 keeps 70 %. (2) It counts training passes, here optimizer updates are counted: under gradient
 accumulation its stages are shorter. (3) It computes `k n` and `r T` in binary numbers, so that 1 - 0.7 of 10 weights
@@ -39,6 +42,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.adapters.adapted_models import refuse_adapters
 from finetune_reg.building_blocks.module_surgery import set_dropout
 from finetune_reg.building_blocks.parameter_selection import (
     GRADIENT_SCALE,
@@ -96,6 +100,9 @@ class DPSDense(FineTuningMethod):
 
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
         """Find the weight matrices; switch dropout off."""
+        if self.keep_fraction < 1.0:
+            reason = "that adapter trains no matrix of a linear layer"
+            refuse_adapters(model, "DPSDense", reason, "use LoRA, or train all weights", but=("LORA", "DORA"))
         self._stage_length = stage_length(self.update_ratio, context.n_updates, self.exact_counts, "DPSDense")
         self._weights = linear_weights(model, "DPSDense")
         if self.disable_dropout:

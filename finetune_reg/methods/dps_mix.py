@@ -22,6 +22,9 @@ where the factor `exp(-F / u)` is the frequency penalty. `k` is `keep_fraction`,
 both. `after_backward` measures, `after_step` prepares the next masks; all micro-batches of an update share a mask.
 Evaluation uses the plain weights. Weights that are held still move by Adam's momentum and by weight decay.
 
+**Under adapters.** Refused: Stage I scores the entries of whole weight matrices by their gradients, and an adapter
+gives no gradient to a whole matrix. `DPSDense` chooses within an adapter.
+
 **Differences from the released code** (`DPSMix` of ZhangHaojie077/DPS). (1) Its backward pass multiplies by `m`, not
 by the derivative `m / k` (`rescale_gradient=False`). (2) It leaves the penalty out when a stage is shorter than 50
 updates; that is the default here, too (`frequency_penalty="auto"`). (3) Its option `reserve_p` is the fraction that is

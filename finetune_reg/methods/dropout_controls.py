@@ -14,6 +14,8 @@ where `pi` is a permutation drawn once per run.
 
 **Where it acts.** As `GuidedDropout`: `setup` sets the rates of the backbone's dropouts, `finalize` restores them.
 
+**Under adapters.** As `GuidedDropout`: the adapter's own dropout stays as it is.
+
 **Differences from the released code.** None was released; the paper compares with uniform dropout at 0.1 only.
 
 **Reference.** Rates and ranking: Sharma, Muralidhar, Xu, Yousuf, Ramakrishnan. Information Guided Regularization for

@@ -18,6 +18,8 @@ that pass as the first of `K`: one differentiation gives the ascent and the weig
 sum of these shares on with the loss of the last pass, which the loop differentiates: `K` forward and `K` backward
 passes. In a combination the further passes of other methods see unmoved embeddings.
 
+**Under adapters.** The word embeddings move under any adapter; the tokens of a prompt do not.
+
 **Differences from the released code** (`run_glue_freelb.py` of zhuchen03/FreeLB). (1) It shares masks through models
 that were patched for it: RoBERTa in fairseq, and ALBERT, where the dropouts of the embeddings and behind attention draw
 anew all the same. Here all masks of any model are shared. (2) Some of its ALBERT scripts, that for RTE among them, do

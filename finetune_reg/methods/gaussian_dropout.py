@@ -14,6 +14,8 @@ attention probabilities, the outputs of attention and feed-forward blocks, DeBER
 head. Attention kernels take a rate and not a module, so the noisy passes go through an attention function that calls
 the module; other passes keep the model's own. `finalize` undoes all.
 
+**Under adapters.** The adapter's own dropout, where it has one, becomes noise as well; any adapter.
+
 **Differences from the released code** (the Gaussian baseline of the guided-dropout paper). (1) It multiplies the normal
 noise by `p / (1 - p)`, the variance, where the standard deviation belongs: 0.111 and not 0.333 at 0.1
 (`variance_as_standard_deviation`). (2) Its test for training mode is always true, so the noise also acts at evaluation

@@ -23,6 +23,8 @@ restores them. The dropout before the classifier is not touched, nor is DeBERTa'
 **Confound.** The mean rate halves, from 0.1 to 0.05: a gain may only show that 0.1 is too much. Compare with
 `UniformDropout`, `PermutedDropout`, `ReversedDropout` and `Vanilla(dropout=0.0)`.
 
+**Under adapters.** Sets the dropouts of the frozen model, under any adapter; the adapter's own dropout stays as it is.
+
 **Differences from the released code.** (1) Its rates start at 0.099, in steps of 0.00275 (`official()`); the paper
 says 0.1. (2) It sets them by index in `model.modules()`: 37 of 37 reach the dropout they mean on transformers 4.22.2, 6
 on 4.24.0 and later; here positions are found by module type and order. (3) Its Fisher scripts drop up to 99 sequences

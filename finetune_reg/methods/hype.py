@@ -12,6 +12,8 @@ so that every block learns to bear it.
 **Where it acts.** `setup` hooks the noise onto the blocks. It acts in all passes in training mode, those that other
 methods add among them, as dropout does: drawn anew where their masks are, the same where these are shared.
 
+**Under adapters.** What the blocks read gets noise under any adapter, the tokens of a prompt among it.
+
 **Differences from the released code** (`main.py` and `hype_modeling_bert.py` of Yuanhy1997/HyPe). (1) Its uniform noise
 is one-sided, `U(0, sigma)`, with mean `sigma / 2`: `official()`. (2) The command of its README sets the dropout of
 hidden states to 0 and trains on 1,000 rows; in a combination, `Vanilla(dropout=0.0)` switches all dropout off. (3) Its

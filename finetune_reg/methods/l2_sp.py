@@ -13,6 +13,8 @@ through Adam's moments and through clipping. `PretrainedWeightDecay` is the deco
 **Where it acts.** `setup` takes the snapshot, `training_loss` adds the value of the penalty, `after_backward` its
 gradient, `alpha (w - w0)` and `beta v`, which costs less in closed form. Weight decay toward zero is off.
 
+**Under adapters.** Refused: an adapter leaves no weight matrix to pull.
+
 **Differences from the released code.** None was released for language models. beta 0.01 and the grid {0.001, 0.01,
 0.1, 1} for alpha are the vision paper's; for BERT, Mixout (arXiv:1909.11299, section 5) uses this loss with {0.01,
 0.04, 0.07, 0.10} and no penalty on the head.
@@ -30,6 +32,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.adapters.adapted_models import refuse_adapters
 from finetune_reg.building_blocks.parameter_groups import named_backbone_parameters, named_head_parameters
 from finetune_reg.building_blocks.pretrained_model import task_loss
 from finetune_reg.hyperparameters.ranges import NonNegative
@@ -67,6 +70,7 @@ class L2SP(FineTuningMethod):
 
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
         """Snapshot the backbone, and keep room for the deviations: allocating it anew costs more than filling it."""
+        refuse_adapters(model, "L2SP", "it pulls whole weight matrices", "train all weights")
         self._pretrained = {name: p.detach().clone() for name, p in named_backbone_parameters(model)}
         self._deviation = {name: torch.empty_like(p) for name, p in self._pretrained.items()}
 

@@ -13,6 +13,9 @@ and 5.55e-6 at the embeddings. The schedule multiplies all rates alike.
 **Where it acts.** `create_optimizer` builds AdamW with two groups per depth: decayed matrices, undecayed biases and
 norms. Pooler, final norms and head have the full rate and come first, so a host that logs one rate logs that one.
 
+**Under adapters.** The adapter's weights have the rate of the block that they stand in. Refused under prompts, which
+stand in none.
+
 **Differences from the released code** (`run_glue.py` of asappresearch/revisit-bert-finetuning). (1) It exempts all of
 pooler and head from weight decay, in one group, unless the factor is 1; `official()` does the same
 (`decay_head_and_pooler=False`). (2) It knows the word "classifier" and three encoders, and leaves out of the optimizer
@@ -30,6 +33,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.adapters.adapted_models import refuse_prompts
 from finetune_reg.building_blocks.parameter_groups import parameters_by_depth, split_by_weight_decay
 from finetune_reg.hyperparameters.ranges import Fraction
 from finetune_reg.method import FineTuningMethod, TrainingContext
@@ -65,6 +69,7 @@ class LayerwiseLearningRateDecay(FineTuningMethod):
         """Build AdamW with one learning rate per depth, the top of the model first."""
         if self.decay_factor == 1.0:
             return super().create_optimizer(model, context)
+        refuse_prompts(model, "LayerwiseLearningRateDecay")
         levels = parameters_by_depth(model)
         rates = learning_rates_by_depth(context.learning_rate, self.decay_factor, n_blocks=len(levels) - 2)
         groups = [

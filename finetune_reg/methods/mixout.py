@@ -17,6 +17,8 @@ and for an m-strongly convex loss (Corollary 1.1)
 
 **Where it acts.** `setup` replaces linear layers and switches dropout off; `finalize` restores both.
 
+**Under adapters.** Refused: an adapter leaves no weight matrix to mix.
+
 **Differences from the released code** (`mixout.py`, `mixlinear.py` and `example_huggingface.py` of bloodwass/mixout).
 (1) Its backward pass multiplies by `b`, not by `b / (1 - p)`: gradients are smaller by exactly `1 - p`
 (`rescale_gradient=False`). (2) Its Hugging Face example mixes every linear layer, also the first of each

@@ -13,6 +13,8 @@ tries 5, 10 and 15 on language models that follow instructions; values for encod
 passes in training mode, those that other methods add among them, as dropout does: drawn anew where their masks are, the
 same where these are shared. A pass that is given embeddings in place of tokens is refused.
 
+**Under adapters.** The word embeddings get noise under any adapter; the tokens of a prompt do not.
+
 **Differences from the released code** (`train.py` of the experiments and README of neelsjain/NEFTune). The paper does
 not speak of padding. The experiments count and move the tokens of each sequence alone, as here. The function of the
 README, and after it `neftune_noise_alpha` of transformers, take the padded length of the batch and move padding, too

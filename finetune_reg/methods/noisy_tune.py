@@ -18,6 +18,8 @@ generator of their own, seeded with the run's seed. In a `Combination` the noise
 L2-SP, RecAdam and Mixout pull toward the noised weights; an order that would anchor them at the clean ones is refused.
 The paper does not say which anchor it means.
 
+**Under adapters.** Refused: an adapter keeps the pretrained weights frozen, and its file would not hold the noise.
+
 **Differences from the released code.** None was released; the paper prints a recipe of three lines, which perturbs
 every parameter, so also a task head that is already there, and turns tensors of one entry into NaN. Here the head stays
 as it is; `official()` perturbs it too (`include_head=True`) and draws what the recipe draws after
@@ -39,6 +41,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.adapters.adapted_models import refuse_adapters
 from finetune_reg.building_blocks.module_surgery import refuse_quantized_parts
 from finetune_reg.building_blocks.parameter_groups import backbone
 from finetune_reg.building_blocks.pretrained_model import token_embeddings
@@ -115,6 +118,12 @@ class NoisyTune(FineTuningMethod):
         """Perturb the weights in place, frozen ones too, tied ones once."""
         if self.noise_intensity == 0.0:
             return
+        refuse_adapters(
+            model,
+            "NoisyTune",
+            "it changes pretrained weights, which the adapter's file does not hold",
+            "do it before get_peft_model and save that base model, or train all weights",
+        )
         refuse_quantized_parts(model, "NoisyTune")
         perturbed = list(model.parameters() if self.include_head else backbone(model).parameters())
         if not self.include_token_embeddings:

@@ -9,6 +9,8 @@ a few hundred steps it is almost nothing; `L2SP`, the coupled form, is far stron
 
 **Where it acts.** `setup` takes the snapshot, `after_step` pulls. Weight decay toward zero is off.
 
+**Under adapters.** Refused: an adapter leaves no weight matrix to pull.
+
 **Differences from the released code** (`prior_wd_optim.py` of asappresearch/revisit-bert-finetuning). (1) It pulls
 before Adam's move, here the pull comes after it; the two differ by `eta lambda` times the move. (2) Its switch that
 should exempt the last parameter group can never be true, so that the head is pulled toward its random start:
@@ -26,6 +28,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.adapters.adapted_models import refuse_adapters
 from finetune_reg.building_blocks.parameter_groups import (
     learning_rates,
     named_backbone_parameters,
@@ -73,6 +76,7 @@ class PretrainedWeightDecay(FineTuningMethod):
 
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
         """Snapshot the weights that are pulled."""
+        refuse_adapters(model, "PretrainedWeightDecay", "it pulls whole weight matrices", "train all weights")
         pulled = dict(named_backbone_parameters(model))
         if self.include_head:
             pulled |= dict(named_head_parameters(model))

@@ -15,6 +15,8 @@ one. Regression compares by squared error.
 term is mostly R-Drop's at `sigma = 1e-5`; `dropout="shared"` leaves the noise alone, for which `setup` watches the
 passes.
 
+**Under adapters.** The word embeddings get noise under any adapter; the tokens of a prompt do not.
+
 **Differences from the released code** (`sentence_prediction_r3f.py` of facebookresearch/fairseq). (1) Its noised pass
 starts from detached embeddings, so that it does not train the embedding matrix (`detach_embeddings=True`). (2) For
 regression it computes the term and never adds it (`regression_term=False`). `official()` has both. R4F's spectral

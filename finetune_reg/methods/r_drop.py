@@ -12,6 +12,8 @@ averaged: without dropout the loss is twice the ordinary one.
 
 **Where it acts.** `setup` refuses models whose outputs cannot be compared; `training_loss` makes the second pass.
 
+**Under adapters.** The adapter's dropout is one more that differs between the passes; any adapter.
+
 **Differences from the released code** (README and `modeling_bert.py`, `modeling_roberta.py` of dropreg/R-Drop). All
 three sum the KL over the batch while the task loss is a mean, so that `alpha` grows with the batch (`kl_reduction`).
 Written with `KL_S` for the sum of both directions: README, `(CE1 + CE2) / 2 + alpha KL_S / 2`; BERT,

@@ -18,6 +18,9 @@ pretrained weights and gets AdamW.
 **Where it acts.** `setup` takes the snapshot, `create_optimizer` builds an AdamW whose step does the above. It counts
 its own steps, reads the scheduled learning rate and leaves it as it is. The snapshot costs 4 bytes per weight.
 
+**Under adapters.** Pulls the adapter's weights toward their start, whatever the adapter; of LoRA each factor by itself,
+`B` toward 0 and `A` toward its random start. `random_start` is refused.
+
 **Differences from the released code** (`RecAdam.py` and `run_glue_with_RecAdam.py` of Sanyuan-Chen/RecAdam).
 `official()` restores (1) to (3). (1) Its `t0`, 250 by default, counts updates and can exceed a short run; here it is a
 share of the run, 0.1 by default (the paper's 250 to 1000 of RTE's 7800 updates are 0.03 to 0.13). (2) It decays weights
@@ -43,6 +46,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.adapters.adapted_models import refuse_adapters
 from finetune_reg.building_blocks.parameter_groups import (
     backbone,
     named_backbone_parameters,
@@ -205,6 +209,9 @@ class RecAdam(FineTuningMethod):
 
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
         """Snapshot the backbone; draw it anew for a random start."""
+        if self.random_start:
+            reason = "a random start is one of all weights, which an adapter does not train"
+            refuse_adapters(model, "RecAdam", reason, "leave random_start off, or train all weights")
         self._pretrained = {name: p.detach().clone() for name, p in named_backbone_parameters(model)}
         if self.random_start:
             frozen = [(p, p.detach().clone()) for p in backbone(model).parameters() if not p.requires_grad]

@@ -17,6 +17,9 @@ precision of the first. They also have their dropout masks: the two losses diffe
 the second passes contain what the other members add to loss and gradient, with the same noise. The training loss that a
 host reports is the one before the ascent.
 
+**Under adapters.** Moves what peft trains, with any adapter; of LoRA the factors `A` and `B`, not the weight that they
+change.
+
 **Differences from the released code** (`flax_training.py` of google-research/sam, `asam.py` of SamsungLabs/ASAM).
 (1) By default the former ascends on each device with the gradient of the examples there (m-sharpness); its
 `sync_perturbations` is ours. The form per device is left out: with it the method would depend on how a batch is cut.

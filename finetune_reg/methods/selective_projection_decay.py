@@ -17,6 +17,8 @@ update: where it acts, the distance does not grow. At 0 it is AdamW without weig
 toward zero is off. In a combination it judges the gradients as the members before it leave them, so that one that masks
 gradients stands before it.
 
+**Under adapters.** Holds each tensor of the adapter near its start, with any adapter; of LoRA each factor by itself.
+
 **Differences from the released code** (README of GT-RIPL/Selective-Projection-Decay; its `adamSPD.py` was read in
 copies by others). (1) It anchors all parameters, the random head among them (`include_head=True`, `official()`); here
 the head has no pretrained weights and is free. (2) Its `weight_decay` is `lambda`. (3) For adapters it measures the

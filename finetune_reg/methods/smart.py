@@ -21,6 +21,9 @@ moves the teacher. The teacher runs without dropout. The model that is left is t
 smoothness term is mostly the difference of two masks; shared masks make it 0 at `delta = 0`, see `smoothness`. At
 `epsilon = 1e-5` it is of order 1e-10, and bfloat16 activations, which round it away, are refused: train in float32.
 
+**Under adapters.** The teacher copies trainable weights only, those of adapter and head; any adapter. The tokens of a
+prompt are not moved.
+
 **Differences from the released code** (`perturbation.py` and `loss.py` of namisan/mt-dnn). `official()` has all of
 these: (1) it has no teacher (`proximal_strength=0`). (2) Gradient and noise are normalized together, per token, by
 `|delta + eta g|_inf + 1e-6`, without projection (`ascent_rule="normalize"`): moves are of size 1, not 1e-5. (3) Its
@@ -180,7 +183,7 @@ class SMART(FineTuningMethod):
             refuse_rounded_move("SMART", "epsilon", self.epsilon)
 
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
-        """Copy the weights, pretrained backbone and fresh head, as the teacher; watch the main passes."""
+        """Copy the trainable weights, of backbone and fresh head, as the teacher; watch the main passes."""
         if self.smoothness_strength > 0 or self.proximal_strength > 0:
             refuse_unfit_embeddings(model, "SMART")
             refuse_tuples(model)
@@ -189,7 +192,7 @@ class SMART(FineTuningMethod):
         if self.smoothness_strength > 0 and self.dropout == "shared":
             self._replay = RandomReplay(model, self._undo)
         if self.proximal_strength > 0:
-            self._teacher = {name: weight.detach().clone() for name, weight in unwrapped(model).named_parameters()}
+            self._teacher = {n: p.detach().clone() for n, p in unwrapped(model).named_parameters() if p.requires_grad}
             self._early_updates = EARLY_FRACTION * context.n_updates
 
     def training_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor:

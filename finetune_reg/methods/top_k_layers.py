@@ -13,6 +13,9 @@ K is `n_layers`. K = 0 trains the head and the pooler on frozen features; K = N 
 **Where it acts.** `setup` takes the gradient from frozen parameters, before other methods list what they act on, so
 the optimizer, snapshots and masks leave them alone; `finalize` gives it back.
 
+**Under adapters.** Freezes the adapter's weights outside the top blocks as well. Refused under prompts, which lie in no
+block.
+
 **Differences from the released code.** None was released. Child-Tuning (arXiv:2109.05687) reports Top-K as a baseline
 without code; its choice of K was not found, so 3 is a choice made here, as is freezing the embeddings at K = N. Frozen
 weights do not decay either.
@@ -28,6 +31,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
+from finetune_reg.building_blocks.adapters.adapted_models import refuse_prompts
 from finetune_reg.building_blocks.parameter_groups import parameters_by_depth
 from finetune_reg.building_blocks.pretrained_model import name_of
 from finetune_reg.errors import InputError
@@ -55,6 +59,7 @@ class TopKLayers(FineTuningMethod):
         """Freeze what lies below the trained blocks."""
         if self.n_layers is None:
             return
+        refuse_prompts(model, "TopKLayers")
         levels = parameters_by_depth(model)
         n_blocks = len(levels) - 2
         if self.n_layers > n_blocks:

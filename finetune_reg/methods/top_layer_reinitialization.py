@@ -13,6 +13,9 @@ and everything below keeps its pretrained value to the bit. L is `n_layers`, 0.0
 own, seeded with the run's seed, so that data order and dropout are those of the plain run. A pooler is what the
 backbone keeps above its blocks as linear layers; ELECTRA, DistilBERT, DeBERTa and GPT-2 keep none there.
 
+**Under adapters.** Refused: an adapter keeps the pretrained weights frozen, and its file would not hold those drawn
+anew.
+
 **Differences from the released code** (`run_glue.py` of asappresearch/revisit-bert-finetuning). None in what is drawn:
 its standard deviation is the configuration's `initializer_range`, 0.02 for the encoders it knows. It demands the
 pooler wherever there is one, which is the default here; it takes all blocks when asked for more than there are, which
@@ -30,6 +33,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.adapters.adapted_models import refuse_adapters
 from finetune_reg.building_blocks.module_surgery import refuse_quantized_parts
 from finetune_reg.building_blocks.parameter_groups import backbone, transformer_blocks
 from finetune_reg.building_blocks.pretrained_model import name_of
@@ -90,6 +94,12 @@ class TopLayerReinitialization(FineTuningMethod):
         """Draw the chosen layers anew, bottom block first, then the pooler."""
         if not (self.n_layers or self.reinitialize_pooler):
             return
+        refuse_adapters(
+            model,
+            "TopLayerReinitialization",
+            "it changes pretrained weights, which the adapter's file does not hold",
+            "do it before get_peft_model and save that base model, or train all weights",
+        )
         refuse_quantized_parts(model, "TopLayerReinitialization")
         blocks = transformer_blocks(model)
         if self.n_layers > len(blocks):

@@ -7,6 +7,9 @@ dropout off has to beat: otherwise the gain may be the missing dropout.
 
 **Where it acts.** Nowhere; with `dropout` given, `setup` sets the rates and `finalize` restores them.
 
+**Under adapters.** Trains what peft trains, with any adapter; `dropout` sets the rates of the adapter, too. AdamW
+decays `A` and `B` of LoRA, and so their product toward 0, which is the pretrained weight, at twice the rate.
+
 **Differences from the released code.** BERT's first released optimizer left out Adam's bias correction, which makes
 the first steps up to 6.6 times larger. All current libraries have it; here a run can leave it out
 (`bias_correction=False`).

@@ -15,6 +15,9 @@ exponential average lags behind training; BEMA's second term makes up for it.
 **Where it acts.** `setup` makes an `AveragedModel` of `torch.optim.swa_utils` around the trainable parameters alone,
 and `after_step` updates it. Evaluation, checkpoints and `finalize` have the average; training never sees it.
 
+**Under adapters.** Averages what peft trains, with any adapter; of LoRA each factor, so that the delivered product is
+that of the averages, not the average of the products.
+
 **Differences from the released code.** SWA averages under a constant or cyclic learning rate, which keeps the weights
 moving; here the rate is the host's, and where it falls to 0 the last weights lie close together. The released code of
 BEMA (`core_online.py` of abblock/bema) has `1 + rho + t` in place of `rho + t` (`official()`), takes `w_0` after the

@@ -14,7 +14,8 @@ PAPERS = [name for name in METHODS if name != "combination"]
 @pytest.mark.parametrize("name", PAPERS)
 def test_every_method_has_a_complete_card(name):
     sections = docstring_sections(METHODS[name])
-    for title in ("Idea", "Equation", "Where it acts", "Differences from the released code", "Reference"):
+    titles = ("Idea", "Equation", "Where it acts", "Under adapters", "Differences from the released code", "Reference")
+    for title in titles:
         assert len(sections.get(title, "")) > 20, title
     card = paper_card(METHODS[name])
     assert card.passes is not None
