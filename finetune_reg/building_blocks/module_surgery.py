@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from finetune_reg.building_blocks.adapters.adapted_models import refuse_adapters
+from finetune_reg.building_blocks.adapters.adapted_models import modules_without_adapters, refuse_adapters
 from finetune_reg.building_blocks.parameter_groups import backbone
 from finetune_reg.building_blocks.pretrained_model import is_linear, is_transposed, name_of, unwrapped
 from finetune_reg.errors import InputError
@@ -212,6 +212,13 @@ def backbone_module_names(model: nn.Module) -> set[str]:
     """Return the names in `model` of all modules inside the pretrained backbone."""
     inside = {id(module) for module in backbone(model).modules()}
     return {name for name, module in unwrapped(model).named_modules() if id(module) in inside}
+
+
+def trained_linear_names(model: nn.Module) -> set[str]:
+    """Return the names in `model` of the linear layers whose weights train, without the factors of adapters."""
+    own = set(modules_without_adapters(unwrapped(model)))
+    named = unwrapped(model).named_modules()
+    return {name for name, module in named if module in own and is_linear(module) and module.weight.requires_grad}
 
 
 def feed_forward_expansion_names(model: nn.Module) -> set[str]:

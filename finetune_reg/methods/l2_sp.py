@@ -13,7 +13,8 @@ through Adam's moments and through clipping. `PretrainedWeightDecay` is the deco
 **Where it acts.** `setup` takes the snapshot, `training_loss` adds the value of the penalty, `after_backward` its
 gradient, `alpha (w - w0)` and `beta v`, which costs less in closed form. Weight decay toward zero is off.
 
-**Under adapters.** Refused: an adapter leaves no weight matrix to pull.
+**Under adapters.** Under LoRA, where `W - w0 = s B A`, the penalty is `alpha / 2 s^2 <B'B, A A'>`, which costs products
+of size r x r; all else that trains in the backbone is pulled to its start. Refused under DoRA and other adapters.
 
 **Differences from the released code.** None was released for language models. beta 0.01 and the grid {0.001, 0.01,
 0.1, 1} for alpha are the vision paper's; for BERT, Mixout (arXiv:1909.11299, section 5) uses this loss with {0.01,
@@ -25,14 +26,19 @@ ICML 2018, arXiv:1802.01483; for language models Wiese, Weissenborn, Neves. CoNL
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from finetune_reg.building_blocks.adapters.adapted_models import refuse_adapters
+from finetune_reg.building_blocks.adapters.low_rank import (
+    LowRankLayer,
+    half_squared_norm_gradients,
+    low_rank_layers,
+    squared_norm,
+)
 from finetune_reg.building_blocks.parameter_groups import named_backbone_parameters, named_head_parameters
 from finetune_reg.building_blocks.pretrained_model import task_loss
 from finetune_reg.hyperparameters.ranges import NonNegative
@@ -67,27 +73,38 @@ class L2SP(FineTuningMethod):
     head_strength: NonNegative = 0.01
     _pretrained: dict[str, torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
     _deviation: dict[str, torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _low_rank: list[LowRankLayer] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
         """Snapshot the backbone, and keep room for the deviations: allocating it anew costs more than filling it."""
-        refuse_adapters(model, "L2SP", "it pulls whole weight matrices", "train all weights")
-        self._pretrained = {name: p.detach().clone() for name, p in named_backbone_parameters(model)}
+        self._low_rank = [layer for layer in low_rank_layers(model, "L2SP") if layer.trains]
+        factors = {id(factor) for layer in self._low_rank for factor in layer.factors}
+        pulled = ((name, p) for name, p in named_backbone_parameters(model) if id(p) not in factors)
+        self._pretrained = {name: p.detach().clone() for name, p in pulled}
         self._deviation = {name: torch.empty_like(p) for name, p in self._pretrained.items()}
 
     def training_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor:
         """Return the task loss and the penalty, whose gradient `after_backward` adds."""
         with torch.no_grad():
-            for name, parameter in named_backbone_parameters(model):
+            for name, parameter in self._pulled(model):
                 torch.sub(parameter, self._pretrained[name], out=self._deviation[name])
-            toward_pretrained = self.pretrained_strength / 2 * squared_distance(self._deviation)
+            distance = squared_distance(self._deviation)
+            for layer in self._low_rank:
+                distance = distance + squared_norm(*layer.factors, layer.scaling)
+            toward_pretrained = self.pretrained_strength / 2 * distance
             toward_zero = self.head_strength / 2 * squared_distance(dict(named_head_parameters(model)))
         return task_loss(outputs) + (toward_pretrained + toward_zero)
 
     @torch.no_grad()
     def after_backward(self, model: nn.Module) -> None:
         """Add the gradient of the penalty."""
-        for name, parameter in named_backbone_parameters(model):
+        for name, parameter in self._pulled(model):
             _add_gradient(parameter, self._deviation[name], self.pretrained_strength)
+        for layer in self._low_rank:
+            directions = half_squared_norm_gradients(*layer.factors, layer.scaling)
+            for factor, direction in zip(layer.factors, directions, strict=True):
+                if factor.requires_grad:
+                    _add_gradient(factor, direction, self.pretrained_strength)
         for _, parameter in named_head_parameters(model):
             _add_gradient(parameter, parameter, self.head_strength)
 
@@ -99,6 +116,10 @@ class L2SP(FineTuningMethod):
         """Drop the snapshot and the deviations."""
         self._pretrained.clear()
         self._deviation.clear()
+        self._low_rank = []
+
+    def _pulled(self, model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, p) for name, p in named_backbone_parameters(model) if name in self._pretrained)
 
 
 def _add_gradient(parameter: nn.Parameter, direction: torch.Tensor, strength: float) -> None:

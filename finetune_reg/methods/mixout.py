@@ -17,7 +17,9 @@ and for an m-strongly convex loss (Corollary 1.1)
 
 **Where it acts.** `setup` replaces linear layers and switches dropout off; `finalize` restores both.
 
-**Under adapters.** Refused: an adapter leaves no weight matrix to mix.
+**Under adapters.** Under LoRA, with `U = W0` and `W - U = s B A`, the mixed layer is `W0 x + s B A (b x) / (1 - p)`:
+LoRA dropout with one coin per input unit for the whole batch. That is what `setup` puts in place. Refused under DoRA
+and other adapters, as are `rescale_gradient=False` and `granularity="weight"`.
 
 **Differences from the released code** (`mixout.py`, `mixlinear.py` and `example_huggingface.py` of bloodwass/mixout).
 (1) Its backward pass multiplies by `b`, not by `b / (1 - p)`: gradients are smaller by exactly `1 - p`
@@ -40,13 +42,16 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.adapters.low_rank import low_rank_layers
 from finetune_reg.building_blocks.module_surgery import (
     ReplacementLinear,
     backbone_module_names,
     feed_forward_expansion_names,
     replace_linears,
     set_dropout,
+    trained_linear_names,
 )
+from finetune_reg.errors import InputError
 from finetune_reg.hyperparameters.ranges import Probability
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
@@ -168,12 +173,27 @@ class Mixout(FineTuningMethod):
         inside = backbone_module_names(model)
         spared = feed_forward_expansion_names(model) if self.scope == "dropout_sites" else set()
 
+        low_rank = low_rank_layers(model, "Mixout")
+        if low_rank and not (self.rescale_gradient and self.granularity == "neuron"):
+            raise InputError(
+                "Mixout under LoRA is dropout of input units, with no choice of gradient and granularity: leave "
+                "rescale_gradient=True and granularity='neuron', or train all weights."
+            )
+        trained = trained_linear_names(model) if low_rank else None
+
         def mix(select: Callable[[str], bool], probability: float) -> None:
+            adapted = [layer for layer in low_rank if layer.is_linear and select(layer.base_name)]
+            for layer in adapted:
+                layer.drop_input_units(probability, self._undo)
+            if adapted and not any(map(select, trained or ())):
+                return
+
             def build(linear: nn.Linear) -> MixLinear:
                 self._layers.append(MixLinear(linear, probability, self.rescale_gradient, self.granularity))
                 return self._layers[-1]
 
-            replace_linears(model, select, build, self._undo, method="Mixout")
+            mixed = select if trained is None else lambda name: name in trained and select(name)
+            replace_linears(model, mixed, build, self._undo, method="Mixout")
 
         mix(lambda name: name in inside and name not in spared, self.mix_probability)
         if self.head_mix_probability is not None:

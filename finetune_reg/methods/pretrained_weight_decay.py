@@ -9,7 +9,8 @@ a few hundred steps it is almost nothing; `L2SP`, the coupled form, is far stron
 
 **Where it acts.** `setup` takes the snapshot, `after_step` pulls. Weight decay toward zero is off.
 
-**Under adapters.** Refused: an adapter leaves no weight matrix to pull.
+**Under adapters.** Under LoRA, where `w - w0 = s B A`, each factor is multiplied by `sqrt(1 - eta lambda)`: the product
+decays as the equation says. Refused under DoRA and other adapters.
 
 **Differences from the released code** (`prior_wd_optim.py` of asappresearch/revisit-bert-finetuning). (1) It pulls
 before Adam's move, here the pull comes after it; the two differ by `eta lambda` times the move. (2) Its switch that
@@ -28,7 +29,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from finetune_reg.building_blocks.adapters.adapted_models import refuse_adapters
+from finetune_reg.building_blocks.adapters.low_rank import LowRankLayer, low_rank_layers
 from finetune_reg.building_blocks.parameter_groups import (
     learning_rates,
     named_backbone_parameters,
@@ -36,6 +37,7 @@ from finetune_reg.building_blocks.parameter_groups import (
     named_head_parameters,
 )
 from finetune_reg.building_blocks.pretrained_model import unwrapped
+from finetune_reg.errors import InputError
 from finetune_reg.hyperparameters.ranges import NonNegative
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
@@ -60,7 +62,7 @@ class PretrainedWeightDecay(FineTuningMethod):
         include_head: also pull the task head toward its initial weights.
 
     Raises:
-        InputError: a negative strength.
+        InputError: a negative strength; at `setup`, one that would shrink LoRA by more than its whole.
     """
 
     replaces_weight_decay: ClassVar[bool] = True
@@ -68,6 +70,7 @@ class PretrainedWeightDecay(FineTuningMethod):
     strength: NonNegative = 0.01
     include_head: bool = False
     _pretrained: dict[str, torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _low_rank: list[LowRankLayer] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
     def official(cls, strength: float = 0.001) -> PretrainedWeightDecay:
@@ -76,11 +79,17 @@ class PretrainedWeightDecay(FineTuningMethod):
 
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
         """Snapshot the weights that are pulled."""
-        refuse_adapters(model, "PretrainedWeightDecay", "it pulls whole weight matrices", "train all weights")
+        self._low_rank = [layer for layer in low_rank_layers(model, "PretrainedWeightDecay") if layer.trains]
+        if self._low_rank and context.learning_rate * self.strength > 1.0:
+            raise InputError(
+                f"PretrainedWeightDecay cannot shrink LoRA by the share {context.learning_rate * self.strength:g} at a "
+                "step: lower strength, so that its product with the learning rate is at most 1."
+            )
         pulled = dict(named_backbone_parameters(model))
         if self.include_head:
             pulled |= dict(named_head_parameters(model))
-        decayed = dict(named_decayed_parameters(model))
+        factors = {id(factor) for layer in self._low_rank for factor in layer.factors}
+        decayed = {name for name, parameter in named_decayed_parameters(model) if id(parameter) not in factors}
         self._pretrained = {name: p.detach().clone() for name, p in pulled.items() if name in decayed}
 
     @torch.no_grad()
@@ -90,6 +99,10 @@ class PretrainedWeightDecay(FineTuningMethod):
         for name, parameter in unwrapped(model).named_parameters():
             if name in self._pretrained:
                 pull_toward(parameter, self._pretrained[name], rates[id(parameter)], self.strength, out=parameter)
+        for layer in self._low_rank:
+            trained = [factor for factor in layer.factors if factor.requires_grad]
+            for factor in trained:
+                factor.mul_((1.0 - rates[id(factor)] * self.strength) ** (1.0 / len(trained)))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the snapshot."""
@@ -98,3 +111,4 @@ class PretrainedWeightDecay(FineTuningMethod):
     def finalize(self, model: nn.Module) -> None:
         """Drop the snapshot."""
         self._pretrained.clear()
+        self._low_rank = []

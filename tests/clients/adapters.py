@@ -9,7 +9,7 @@ peft = pytest.importorskip("peft", reason="Adapters need peft: install the extra
 
 _LAYERS = {"target_modules": ["query", "value", "dense"]}
 ADAPTERS = {
-    "LORA": lambda **options: peft.LoraConfig(r=4, lora_alpha=8, lora_dropout=0.1, **_LAYERS | options),
+    "LORA": lambda **options: peft.LoraConfig(r=4, lora_alpha=8, **_LAYERS | {"lora_dropout": 0.1} | options),
     "DORA": lambda **options: peft.LoraConfig(r=4, use_dora=True, **_LAYERS | options),
     "ADALORA": lambda **options: peft.AdaLoraConfig(init_r=4, target_r=2, total_step=6, tinit=1, **_LAYERS | options),
     "OFT": lambda **options: peft.OFTConfig(r=0, oft_block_size=4, **_LAYERS | options),

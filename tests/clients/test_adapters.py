@@ -10,22 +10,33 @@ import torch
 from adapters import ADAPTERS, adapted, frozen, peft
 from method_settings import METHOD_SETTINGS
 from tiny_encoders import batches, tiny_dataset, tiny_encoder
-from training_hosts import context, largest_difference, train_in_loop, updates_by_hand, weights
+from training_hosts import (
+    added_loss,
+    context,
+    largest_difference,
+    method_trainer,
+    train_in_loop,
+    updates_by_hand,
+    weights,
+)
+from transformers import AutoModelForSequenceClassification
 
 from finetune_reg.building_blocks.adapters.adapted_models import adapter_kinds
+from finetune_reg.building_blocks.adapters.low_rank import half_squared_norm_gradients, low_rank_layers, squared_norm
 from finetune_reg.building_blocks.parameter_groups import backbone, named_backbone_parameters, named_head_parameters
 from finetune_reg.building_blocks.pretrained_model import name_of
 from finetune_reg.errors import InputError
 from finetune_reg.hyperparameters.paper_card import paper_card
-from finetune_reg.methods import METHODS, Vanilla
+from finetune_reg.methods import L2SP, METHODS, Mixout, PretrainedWeightDecay, Vanilla
+from finetune_reg.methods.mixout import draw_keep_mask, mixout
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft asks for it
 DATASET = tiny_dataset()
 IN_BLOCKS = {"LORA", "DORA", "ADALORA", "OFT", "IA3"}
 DEFINED = {  # the other methods have a meaning under every adapter
-    "mixout": set(),
-    "l2_sp": set(),
-    "pretrained_weight_decay": set(),
+    "mixout": {"LORA"},
+    "l2_sp": {"LORA"},
+    "pretrained_weight_decay": {"LORA"},
     "attention_guided_weight_mixup": set(),
     "layerwise_learning_rate_decay": IN_BLOCKS,
     "top_layer_reinitialization": set(),
@@ -34,7 +45,7 @@ DEFINED = {  # the other methods have a meaning under every adapter
     "dps_dense": {"LORA", "DORA"},
     "dps_mix": set(),
     "child_tuning_d": IN_BLOCKS,
-    "combination": set(),
+    "combination": {"LORA"},
 }
 SELDOM_ACTS = {("selective_projection_decay", kind) for kind in ADAPTERS if kind not in IN_BLOCKS}  # on one tensor
 CELLS = [
@@ -171,3 +182,151 @@ def test_child_tuning_holds_the_first_factor_of_a_fresh_lora_and_says_when_nothi
     method.finalize(model)
     with pytest.raises(InputError, match=r"cannot choose a share of 0\.9 by Fisher information"):
         METHODS["child_tuning_d"](0.9).setup(adapted("LORA"), context(DATASET))
+
+
+def low_rank_model(**options):
+    """A tiny model in float64 whose LoRA has moved."""
+    model = adapted("LORA", overrides={"dtype": torch.float64}, **options).double()
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if ".lora_B." in name:
+            parameter.data.normal_(generator=generator)
+    return model
+
+
+def delta(layer) -> torch.Tensor:
+    return layer.scaling * layer.up @ layer.down
+
+
+def test_the_norm_of_the_deviation_and_its_gradients_need_no_product():
+    for layer in low_rank_layers(low_rank_model(), "A test"):
+        factors = [factor.detach().requires_grad_() for factor in layer.factors]
+        half = (layer.scaling * factors[1] @ factors[0]).square().sum() / 2
+        torch.testing.assert_close(squared_norm(*layer.factors, layer.scaling) / 2, half)
+        ours = half_squared_norm_gradients(*layer.factors, layer.scaling)
+        torch.testing.assert_close(ours, torch.autograd.grad(half, factors))
+
+
+def test_mixout_of_the_whole_weight_is_lora_dropout_with_one_coin_per_input_unit():
+    model, method = low_rank_model(lora_dropout=0.0), Mixout(0.4, "all_linear", disable_dropout=False)
+    method.setup(model, context(DATASET))
+    low_rank = low_rank_layers(model, "A test")[0]
+    layer = model.get_submodule(low_rank.base_name.removesuffix(".base_layer"))
+    inputs = torch.randn(5, 7, 16, dtype=torch.float64)
+    torch.manual_seed(2)
+    ours = layer(inputs)
+    torch.manual_seed(2)
+    base = layer.base_layer
+    keep = draw_keep_mask(base.weight, 0.4)
+    assert 0 < keep.sum() < 16
+    mixed = mixout(base.weight + delta(low_rank), base.weight, keep, 0.4)
+    torch.testing.assert_close(ours, torch.nn.functional.linear(inputs, mixed, base.bias))
+    method.finalize(model)
+    torch.testing.assert_close(layer(inputs), base(inputs) + inputs @ delta(low_rank).T)
+
+
+def test_mixout_of_probability_one_is_the_pretrained_model_in_training():
+    model, method = low_rank_model(), Mixout(1.0, "all_linear")
+    method.setup(model, context(DATASET))
+    batch = batches(DATASET, 8)[0]
+    mixed = model(**batch).logits
+    with model.disable_adapter():
+        torch.testing.assert_close(mixed, model(**batch).logits)
+
+
+def test_mixout_spares_what_no_dropout_feeds_and_mixes_a_head_and_whole_layers_that_train():
+    model, method = low_rank_model(modules_to_save=["pooler"]), Mixout(0.5, head_mix_probability=0.7)
+    method.setup(model, context(DATASET))
+    dropped = {name for name, module in model.named_modules() if type(module).__name__ == "InputUnitDropout"}
+    assert any("attention.output.dense" in name for name in dropped)
+    assert not any("intermediate.dense" in name for name in dropped)
+    mixed = {n: m.mix_probability for n, m in model.named_modules() if type(m).__name__ == "MixLinear"}
+    assert {name.split(".")[-4]: p for name, p in mixed.items() if "classifier" in name} == {"model": 0.7}
+    assert {p for name, p in mixed.items() if "pooler" in name} == {0.5}
+    assert len(mixed) == 2
+    assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.0}
+
+
+@pytest.mark.parametrize("options", [{"rescale_gradient": False}, {"granularity": "weight"}])
+def test_mixout_refuses_what_needs_the_whole_matrix(options):
+    with pytest.raises(InputError, match="Mixout under LoRA is dropout of input units"):
+        Mixout(0.5, **options).setup(adapted("LORA"), context(DATASET))
+
+
+def test_l2_sp_pulls_the_effective_weight_toward_the_pretrained_one():
+    model, method = low_rank_model(), L2SP(0.3, 0.2)
+    method.setup(model, context(DATASET))
+    layers = low_rank_layers(model, "A test")
+    head = [p for _, p in named_head_parameters(model)]
+    distance = sum(delta(layer).square().sum() for layer in layers)
+    expected = 0.15 * distance + 0.1 * sum(p.square().sum() for p in head)
+    torch.testing.assert_close(added_loss(method, model, {}), expected.detach())
+    method.after_backward(model)
+    factors = [factor for layer in layers for factor in layer.factors] + head
+    for factor, gradient in zip(factors, torch.autograd.grad(expected, factors), strict=True):
+        torch.testing.assert_close(factor.grad, gradient)
+
+
+def test_decay_shrinks_the_deviation_by_the_share_of_the_equation():
+    model, method = low_rank_model(), PretrainedWeightDecay(50.0)
+    run_context = context(DATASET)
+    method.setup(model, run_context)
+    layers = low_rank_layers(model, "A test")
+    before = [delta(layer).detach() for layer in layers]
+    method.after_step(model, method.create_optimizer(model, run_context))
+    for layer, deviation in zip(layers, before, strict=True):
+        torch.testing.assert_close(delta(layer), deviation * (1 - run_context.learning_rate * 50.0))
+    with pytest.raises(InputError, match="cannot shrink LoRA by the share 2 at a step"):
+        PretrainedWeightDecay(2000.0).setup(model, run_context)
+
+
+def test_pretrained_weights_that_the_adapter_has_moved_are_refused():
+    with pytest.raises(InputError, match="init_lora_weights='pissa' has moved a part of them"):
+        L2SP().setup(adapted("LORA", init_lora_weights="pissa"), context(DATASET))
+
+
+def test_a_quantized_base_serves_what_never_reads_it():
+    class Linear4bit(torch.nn.Linear):
+        """Stands for the layer of bitsandbytes, which is told by its name."""
+
+    model = adapted("LORA")
+    for module in model.modules():
+        if hasattr(module, "base_layer"):
+            module.base_layer.__class__ = Linear4bit
+    for name in ("mixout", "l2_sp", "pretrained_weight_decay"):
+        method = METHOD_SETTINGS[name].active()
+        method.setup(model, context(DATASET))
+        updates_by_hand(model, method, method.create_optimizer(model, context(DATASET)), DATASET)
+        method.finalize(model)
+    for name in ("noisy_tune", "dps_mix"):
+        with pytest.raises(InputError, match="has no meaning under LORA of peft"):
+            METHOD_SETTINGS[name].active().setup(model, context(DATASET))
+
+
+def test_merged_and_unmerged_exports_predict_alike(tmp_path):
+    model, _ = trained("LORA", METHOD_SETTINGS["mixout"].active())
+    ours = logits(model)
+    model.save_pretrained(tmp_path / "adapter")
+    again = peft.PeftModel.from_pretrained(tiny_encoder("bert"), tmp_path / "adapter")
+    torch.testing.assert_close(logits(again), ours, atol=1e-6, rtol=0.0)
+    model.merge_and_unload().save_pretrained(tmp_path / "merged")
+    merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(logits(merged), ours, atol=1e-6, rtol=0.0)
+
+
+@pytest.mark.parametrize("name", ["mixout", "l2_sp", pytest.param("smart", marks=pytest.mark.campaign)])
+def test_a_peft_script_trains_with_a_method_in_place_of_nothing(name, tmp_path):
+    config = peft.LoraConfig(task_type="SEQ_CLS", r=4, lora_alpha=16, lora_dropout=0.1, target_modules="all-linear")
+    torch.manual_seed(1)
+    model = peft.get_peft_model(tiny_encoder("bert"), config)
+    trainer = method_trainer(model, METHOD_SETTINGS[name].active(), DATASET, tmp_path / "runs", save_strategy="epoch")
+    trainer.train()
+    trainer.save_model(tmp_path / "adapter")
+    assert sorted(file.suffix for file in (tmp_path / "adapter").glob("adapter_*")) == [".json", ".safetensors"]
+    for folder in (tmp_path / "adapter", tmp_path / "runs" / "checkpoint-6"):
+        again = peft.PeftModel.from_pretrained(tiny_encoder("bert"), folder)
+        torch.testing.assert_close(logits(again), logits(model), atol=1e-6, rtol=0.0)
+    torch.manual_seed(1)
+    in_loop = peft.get_peft_model(tiny_encoder("bert"), config).train()
+    train_in_loop(in_loop, METHOD_SETTINGS[name].active(), DATASET)
+    assert largest_difference(weights(in_loop), weights(model)) == 0.0

@@ -22,7 +22,16 @@ def adapter_kinds(model: nn.Module) -> list[str]:
 
     LoRA with trained magnitudes is `"DORA"`.
     """
-    return sorted({_kind(configuration) for configuration in _configurations(model)})
+    return sorted({_kind(configuration) for configuration in configurations(model)})
+
+
+def configurations(model: nn.Module) -> list[Any]:
+    """Return the configurations of the model's adapters; none for a plain model."""
+    for module in unwrapped(model).modules():
+        configurations = getattr(module, "peft_config", None)
+        if isinstance(configurations, dict) and configurations:
+            return list(configurations.values())
+    return []
 
 
 def prompt_parameters(model: nn.Module) -> set[int]:
@@ -57,7 +66,7 @@ def refuse_prompts(model: nn.Module, method: str) -> None:
     Raises:
         InputError: the model has one.
     """
-    in_blocks = [_kind(config) for config in _configurations(model) if not config.is_prompt_learning]
+    in_blocks = [_kind(config) for config in configurations(model) if not config.is_prompt_learning]
     refuse_adapters(model, method, "a prompt stands in no block", "use an adapter such as LoRA", but=in_blocks)
 
 
@@ -75,14 +84,6 @@ def modules_without_adapters(module: nn.Module) -> Iterator[nn.Module]:
         if is_adapter_layer(layer):
             added |= set(layer.modules()) - {layer, *layer.get_submodule("base_layer").modules()}
         yield layer
-
-
-def _configurations(model: nn.Module) -> list[Any]:
-    for module in unwrapped(model).modules():
-        configurations = getattr(module, "peft_config", None)
-        if isinstance(configurations, dict) and configurations:
-            return list(configurations.values())
-    return []
 
 
 def _kind(configuration: Any) -> str:
