@@ -16,6 +16,9 @@ rows.
 interpolated weights; training never sees them. In a combination `w0` is what the members before have made of the
 pretrained weights, and the trial has their modules but not their losses and steps.
 
+**Under adapters.** Interpolates each tensor of the adapter with its start, with any adapter; of LoRA each factor by
+itself, so that the path is no straight line of weights, but its ends are the pretrained and the fine-tuned model.
+
 **Differences from the released code** (`wise_ft.py` of mlfoundations/wise-ft). It has a head from the start, made of
 CLIP's text embeddings, and interpolates all weights (`official()`, here toward the head's random start). For encoders
 with a fresh head its authors advise what is the default here (issue 8 of that repository). It prints the scores of all
