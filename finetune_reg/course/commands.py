@@ -29,6 +29,14 @@ def student(out: Annotated[Path, typer.Argument(help="A new or empty folder.")])
     console.print(f"{len(write_student_bundle(out))} notebooks for students in {out}", soft_wrap=True)
 
 
+@app.command()
+def otter(out: Annotated[Path, typer.Argument(help="A new or empty folder.")]) -> None:
+    """Write the lessons with exercises for otter-grader, each with its test files."""
+    from finetune_reg.course.otter_export import write_for_otter
+
+    console.print(f"{len(write_for_otter(out))} notebooks with tests for otter-grader in {out}", soft_wrap=True)
+
+
 def grade(
     folder: Annotated[Path, typer.Argument(help="Folder of notebooks that students filled in.")],
     out: Annotated[Path, typer.Option(help="CSV file.")] = Path("points.csv"),
