@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from finetune_reg.experiment.atomic_writing import write_atomically
-from finetune_reg.own_table.answer import MOST_SHOWN, words
+from finetune_reg.own_table.answer import MOST_SHOWN, MethodResult, words
 from finetune_reg.own_table.candidates import tried_rate
 from finetune_reg.own_table.comparison import Comparison, Prepared, encoder_width
 from finetune_reg.report.layout import PageFigure, page_figure, render
@@ -20,7 +20,8 @@ TEMPLATE = Path(__file__).with_name("page.html.jinja")
 TOY = "The pocket encoder is a toy that knows a small English of its own: with a real encoder, scores will be others."
 SCORES_LEGEND = """Scores times 100, means over all splits, on rows that were not trained on. Brackets: 95 % t
 intervals, with the variance corrected for overlapping training sets (Nadeau and Bengio 2003). Minus vanilla: on equal
-splits. p: of no difference, corrected for all comparisons (Holm). Failed: runs that diverged or are not above the best
+splits. p: of no difference, corrected for all comparisons (Holm). Rate, epochs: those with the best mean on held-out
+training rows; each split has its own choice. Failed: runs that diverged or are not above the best
 constant answer. Seconds: of one training with its evaluation."""
 SUSPECTS_LEGEND = """Each was tested several times, by models of all methods that had not seen it, and answered wrongly
 each time; the surest answers come first. Often it is the label that is wrong."""
@@ -100,7 +101,7 @@ def write_page(comparison: Comparison) -> Path:
 
 
 def scores_rows(comparison: Comparison) -> list[list[str]]:
-    """Return score, difference, p, failures and seconds of each method, formatted."""
+    """Return score, difference, p, setting, failures and seconds of each method, formatted."""
     return [
         [
             result.candidate.title,
@@ -108,6 +109,7 @@ def scores_rows(comparison: Comparison) -> list[list[str]]:
             words(result.difference),
             "" if math.isnan(result.p_value) else f"{result.p_value:.3f}",
             "" if math.isnan(result.second) else f"{100 * result.second:.1f}",
+            _setting(comparison.prepared, result),
             f"{result.failed} of {len(result.scores)}",
             f"{result.seconds:.1f}",
         ]
@@ -119,7 +121,12 @@ def scores_headers(comparison: Comparison) -> list[str]:
     """Return what the columns of `scores_rows` are."""
     first, second = comparison.prepared.table.task.metrics[:2]
     labels = plotting.METRIC_LABELS
-    return ["method", labels[first], "minus vanilla", "p (Holm)", labels[second], "failed", "seconds"]
+    return ["method", labels[first], "minus vanilla", "p (Holm)", labels[second], "rate, epochs", "failed", "seconds"]
+
+
+def _setting(prepared: Prepared, result: MethodResult) -> str:
+    factor, epochs = result.setting
+    return f"{tried_rate(result.candidate, factor, encoder_width(prepared.encoder)):g}, {epochs}"
 
 
 def _scores_table(comparison: Comparison) -> PageTable:
@@ -161,6 +168,7 @@ def _scores_figure(comparison: Comparison) -> Figure:
         axes.plot(result.score.value, height, "D", color=color)
     axes.axvline(comparison.prepared.account.best_constant, color="0.35", linestyle="--", linewidth=1)
     axes.set_yticks(range(len(results)), [result.candidate.title for result in results])
+    axes.set_ylim(-0.5, len(results) - 0.5)
     axes.set(xlabel=plotting.METRIC_LABELS[comparison.prepared.table.task.metrics[0]])
     return figure
 

@@ -48,6 +48,8 @@ def test_the_page_is_whole(compared):
     for text in ("Which method for animals?", found.lines[1], "Nadeau and Bengio", "What was found in the table"):
         assert text.replace("'", "&#39;") in page
     assert page.count("<figure>") == 2
+    best = found.best.setting
+    assert f", {best[1]}</td>" in page
     assert "{{" not in page
 
 
