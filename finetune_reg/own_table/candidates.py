@@ -42,6 +42,7 @@ CANDIDATES = (
         rate_factor=10.0,
     ),
     Candidate("mixout", "mixout", "Mixes pretrained weights in while training, against forgetting."),
+    Candidate("head first", "head_first", "Fits the head on frozen features, then trains all weights from there."),
     Candidate(
         "no dropout",
         "vanilla",

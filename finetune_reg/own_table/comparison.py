@@ -225,7 +225,7 @@ def carry_out(prepared: Prepared, folder: Path, engine: str = "local", slots: in
     parts = [part for part in CURVE if rarest * part >= 2]
     n_rows = [int(part * n_train) for part in parts]
     title = best.candidate.title
-    curve = run_curve(plan, maker, best.candidate, runs.chosen[title], n_rows)
+    curve = run_curve(plan, maker, best.candidate, runs.chosen[title], n_rows, not table.task.is_regression)
     curve.append({split: runs.records[title][split] for split in range(plan.folds)})
     curve_scores = np.array([[counted_score(record) for record in part.values()] for part in curve])
     tests = [split["test"] for split in splits]

@@ -129,11 +129,11 @@ def run_plan(plan: Plan, maker: RunMaker) -> SplitRuns:
 
 
 def run_curve(
-    plan: Plan, maker: RunMaker, candidate: Candidate, chosen: dict[int, Try], n_rows: list[int]
+    plan: Plan, maker: RunMaker, candidate: Candidate, chosen: dict[int, Try], n_rows: list[int], stratified: bool
 ) -> list[dict[int, RunRecord]]:
     """Train a method on fewer rows of each split of the first repetition; one mapping per number of rows."""
     first = {split: chosen[split] for split in range(plan.folds)}
-    groups = [_by_try(first, candidate, maker, n_train=n) for n in n_rows]
+    groups = [_by_try(first, candidate, maker, n_train=n, stratified=stratified) for n in n_rows]
     found = (
         maker.make("Training on fewer rows.", [notebook for group in groups for notebook in group]) if groups else {}
     )
