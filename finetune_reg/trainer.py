@@ -84,7 +84,7 @@ class MethodTrainer(Trainer):
             self.method.finalize(self.model)
 
     def _hp_search_setup(self, trial: Any) -> None:
-        """Set up the method, in the one place where the model and the arguments of this run are there and pretrained.
+        """Set up the method: here the model and the arguments of this run are there, and the weights are pretrained.
 
         `train` has called `model_init`, the class has just put a trial into the arguments, and the weights of a
         checkpoint are loaded next.

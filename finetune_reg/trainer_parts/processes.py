@@ -1,6 +1,7 @@
 """What the processes of a data-parallel run must have in common before the first update.
 
-From then on they stay equal, because gradients are averaged before the method sees them.
+From then on they stay equal, because gradients are averaged before the method sees them. A loop of one's own calls
+`agree_on_weights` before `method.setup` and `agree_on_state` after it, with the same seed in all processes.
 """
 
 from __future__ import annotations
