@@ -13,7 +13,7 @@ import pytest
 from finetune_reg.paths import NOTEBOOKS
 from finetune_reg.sweep.kernel_sockets import private_kernel_sockets
 
-TASKS = ("similarity", "entailment", "acceptability", "paraphrase")
+TASKS = ("entailment", "acceptability", "paraphrase", "similarity")
 LESSONS = sorted(NOTEBOOKS.glob("*.ipynb"))
 SMALL = {"seeds": [0, 1], "n_train": 48, "epochs": 2}
 OWN = {
