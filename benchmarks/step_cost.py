@@ -1,6 +1,6 @@
 """What a training step of each method costs, in time and memory, relative to plain fine-tuning.
 
-    python benchmarks/step_cost.py [--steps 15] [--batch-size 16] [--length 64] [--method SMART ...]
+    python benchmarks/step_cost.py [--steps 15] [--batch-size 16] [--length 64] [--under plain] [--method SMART ...]
 
 Model: a BERT of 6 layers, width 384 (22.7 M parameters, P), random weights, random tokens, one torch thread, float32.
 Times are of the processor, so that other work on the machine disturbs them little. After two warm-up rounds, steps
@@ -110,15 +110,33 @@ ROWS = {
 }
 
 
+def with_adapter(model: torch.nn.Module) -> torch.nn.Module:
+    """Let low-rank adapters of rank 8 in all linear layers of the backbone, and the head, train alone."""
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(model, LoraConfig("SEQ_CLS", r=8, lora_alpha=16, target_modules=r".*(query|key|value|dense)"))
+
+
+def checkpointed(model: torch.nn.Module) -> torch.nn.Module:
+    """Compute activations anew in the backward pass."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+UNDER = {"plain": lambda model: model, "lora": with_adapter, "checkpointing": checkpointed}
+
+
 class Host:
     """One model in training with one method."""
 
-    def __init__(self, method: FineTuningMethod, batch: dict[str, torch.Tensor], plain: bool = False) -> None:
+    def __init__(
+        self, method: FineTuningMethod, batch: dict[str, torch.Tensor], under: str, plain: bool = False
+    ) -> None:
         torch.manual_seed(0)
         config = BertConfig(
             hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, num_labels=2
         )
-        self.model = BertForSequenceClassification(config).train()
+        self.model = UNDER[under](BertForSequenceClassification(config)).train()
         examples = [{name: tensor[i] for name, tensor in batch.items()} for i in range(len(batch["labels"]))] * 5
         context = TrainingContext(examples, _stack, len(batch["labels"]), 2e-5, 0.01, N_UPDATES)
         self.method, self.batch, self.plain = method, batch, plain
@@ -173,10 +191,12 @@ def live_tensor_bytes() -> int:
     return sum(storages.values())
 
 
-def measured_memory(build: Callable[[], FineTuningMethod], batch: dict[str, torch.Tensor]) -> tuple[int, int]:
+def measured_memory(
+    build: Callable[[], FineTuningMethod], batch: dict[str, torch.Tensor], under: str
+) -> tuple[int, int]:
     gc.collect()
     others = live_tensor_bytes()
-    host = Host(build(), batch)
+    host = Host(build(), batch, under)
     for _ in range(3):
         host.step()
     held, peak = host.memory()
@@ -192,6 +212,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--under", choices=UNDER, default="plain", help="What vanilla and the methods train under.")
     parser.add_argument("--method", nargs="*", help="Only rows whose name contains one of these.")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -203,16 +224,19 @@ def main() -> None:
         "labels": torch.randint(2, shape[:1]),
     }
     rows = {n: row for n, row in ROWS.items() if not arguments.method or any(m in n for m in arguments.method)}
-    baseline = {off: measured_memory(lambda off=off: _vanilla(off), batch) for off in (False, True)}
-    hosts = {off: (Host(_vanilla(off), batch), Host(_vanilla(off), batch, plain=True)) for off in (False, True)}
+    under = arguments.under
+    baseline = {off: measured_memory(lambda off=off: _vanilla(off), batch, under) for off in (False, True)}
+    hosts = {
+        off: (Host(_vanilla(off), batch, under), Host(_vanilla(off), batch, under, plain=True)) for off in (False, True)
+    }
     model = hosts[False][0].model
     unit = 4 * sum(parameter.numel() for parameter in model.parameters())
     n_linear = sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear))
     table = Table("method", "ratio (range)", "passes", "quotient", "to plain", "released", "held", "peak", "bytes")
     for name, row in track(rows.items(), "methods", console=Console(stderr=True)):
-        held, peak = measured_memory(row.build, batch)
+        held, peak = measured_memory(row.build, batch, under)
         held, peak = (ours - theirs for ours, theirs in zip((held, peak), baseline[row.without_dropout], strict=True))
-        host, (vanilla, plain) = Host(row.build(), batch), hosts[row.without_dropout]
+        host, (vanilla, plain) = Host(row.build(), batch, under), hosts[row.without_dropout]
         for part in vanilla.parts.values():
             part.clear()
         n_rounds = row.whole_cycle or arguments.steps + 2
