@@ -7,15 +7,18 @@ when an `InputError` says why. Anything else fails the test: there is no third k
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from functools import partial
+from functools import cache, partial
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+from adapters import ADAPTERS, adapted
 from heads import HEADS, text_batch, with_head
 from method_settings import METHOD_SETTINGS
 from tiny_encoders import DECODERS, ENCODERS, tiny_dataset, tiny_encoder
@@ -36,6 +39,7 @@ from finetune_reg.errors import InputError
 from finetune_reg.methods import METHODS
 from finetune_reg.trainer import MethodTrainer
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft asks for it
 Trial = Callable[[str], nn.Module]
 PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
 
@@ -63,6 +67,10 @@ def encoder(architecture: str, **overrides) -> tuple[nn.Module, list]:
 def headed(head: str) -> tuple[nn.Module, list]:
     batch = HEADS[head].labelled(text_batch(24))
     return with_head(head, dropout=True), [{name: tensor[i] for name, tensor in batch.items()} for i in range(24)]
+
+
+def with_adapter(kind: str) -> tuple[nn.Module, list]:
+    return adapted(kind), tiny_dataset()
 
 
 def several_labels() -> tuple[nn.Module, list]:
@@ -109,6 +117,29 @@ def checkpointed(name: str) -> nn.Module:
     return by_hand(lambda: (model, tiny_dataset()), name)
 
 
+def resumed(name: str) -> nn.Module:
+    """Stop after three of six updates, and go on from there with another object."""
+    model = tiny_encoder("bert")
+    with TemporaryDirectory() as folder, redirect_stdout(StringIO()):
+        for checkpoint in (None, f"{folder}/checkpoint-3"):
+            method = METHOD_SETTINGS[name].active()
+            options = {"save_strategy": "steps", "save_steps": 3}
+            trainer = method_trainer(model, method, tiny_dataset(), folder, **options)
+            trainer.train(resume_from_checkpoint=checkpoint)
+    return model
+
+
+@cache
+def trained_in_two_processes() -> dict[str, list[dict[str, torch.Tensor]]]:
+    """Train with all methods in two processes; return the weights of both, by method."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "weights.pt")
+        program = str(Path(__file__).with_name("two_processes.py"))
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        subprocess.run([sys.executable, *launch, program, str(file), *METHODS], check=True, capture_output=True)
+        return torch.load(file)
+
+
 TABLES: dict[str, dict[str, Trial]] = {
     "Encoders": {
         **{name: partial(by_hand, partial(encoder, name)) for name in ENCODERS},
@@ -125,6 +156,7 @@ TABLES: dict[str, dict[str, Trial]] = {
         "several labels": partial(by_hand, several_labels),
         "a number": partial(by_hand, numbers),
     },
+    "Adapters": {kind: partial(by_hand, partial(with_adapter, kind)) for kind in ADAPTERS},
     "Loops": {
         "plain loop": in_loop,
         "MethodTrainer": in_trainer,
@@ -134,6 +166,8 @@ TABLES: dict[str, dict[str, Trial]] = {
         "bfloat16": partial(in_trainer, bf16=True),
         "DataParallel": data_parallel,
         "checkpointing": checkpointed,
+        "resumed": resumed,
+        "two processes": lambda name: nn.ParameterList(trained_in_two_processes()[name][0].values()),
     },
 }
 
