@@ -91,7 +91,8 @@ def checked_record(values: Mapping[str, Any]) -> RunRecord:
 
     Raises:
         InputError: a field or setting that is missing, unknown or of the wrong type, another schema, a run id that is
-            not the hash of the settings, a score without a finished run or the reverse, or the hash of no weights.
+            not the hash of the settings, a score without a finished run or the reverse, a history without epochs or
+            scores, or the hash of no weights.
     """
     types = _record_types()
     for name in values:
@@ -118,6 +119,9 @@ def checked_record(values: Mapping[str, Any]) -> RunRecord:
         raise InputError(f"Its run id {shortened(record.run_id)} is not that of its settings, {expected}.")
     if (record.status == "ok") != (record.score is not None):
         raise InputError(f"Its status is {record.status} and its score {record.score}.")
+    epochs = [entry.get("epoch") for entry in record.history if _is_number(entry.get(record.metric))]
+    if len(epochs) < len(record.history) or not all(map(_is_number, epochs)) or len(set(epochs)) < len(epochs):
+        raise InputError(f"Its history needs {shortened(record.metric)} and an epoch in each entry, no epoch twice.")
     if record.weights_hash == HASH_OF_NOTHING:
         raise InputError("No weight of its checkpoint fitted its model, so that it began with random ones.")
     return record
@@ -237,6 +241,10 @@ def _plain_types() -> dict[str, set[type]]:
         kinds = {get_origin(option) or option for option in get_args(declared) or (declared,)}
         plain[name] = set() if get_origin(declared) is list else kinds
     return plain
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
 
 
 @cache
