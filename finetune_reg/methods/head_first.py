@@ -16,6 +16,9 @@ and the rows are its halves. The problem is convex, and scikit-learn solves it. 
 it, as RoBERTa and ELECTRA have, stay as drawn: the features go through them. Weights of the classes and other losses
 of the host count in fine-tuning only. In a combination the head is fitted after the initial weights have been changed.
 
+**Under adapters.** Fits the copy of the head that peft trains, with any adapter, on the features that the adapter
+begins with: of a fresh LoRA the pretrained ones.
+
 **Differences from the released code.** The paper's (`log_reg_sk.py` of AnanyaKumar/transfer_learning) divides the
 features by their spread and takes the best of up to 100 penalties on held-out rows. For language models (tom4649/
 lp-ft_ntk) scikit-learn's `LogisticRegressionCV` chooses among ten by five folds, and a regression has no penalty. Here
