@@ -173,11 +173,11 @@ TABLES: dict[str, dict[str, Trial]] = {
 
 
 def outcome(trial: Trial, name: str) -> str | None:
-    """Return None when the trial works, and the sentence when it is refused."""
+    """Return None when the trial works, and the sentence when it is refused, with … for model and adapter."""
     try:
         model = trial(name)
     except InputError as refusal:
-        return str(refusal)
+        return re.sub(r"\b\w+For[A-Z]\w+|\b[A-Z0-9_]+(?= of peft)", "…", str(refusal))
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters()), f"{name} left numbers not finite"
     return None
 
@@ -190,7 +190,8 @@ def page() -> str:
         "",
         "Every method was tried on a tiny model of every kind, for a few updates. **✓**: it trains, and leaves a plain",
         "model. **A number**: it is refused in one sentence, which the list at the end of the page gives. There is no",
-        "third kind. A test makes this page anew and fails when it differs.",
+        "third kind. In the sentences … stands for the model or the adapter. A test makes this page anew and fails",
+        "when it differs.",
     ]
     for title, trials in TABLES.items():
         lines += ["", f"## {title}", "", f"| method | {' | '.join(trials)} |", "|---" * (len(trials) + 1) + "|"]
