@@ -12,6 +12,7 @@ from training_hosts import largest_difference, weights
 from finetune_reg.methods import L2SP, FreeLB, Mixout, RDrop, Vanilla
 
 PROGRAMS = (
+    "accelerate_loop",
     "causal_language_modelling",
     "lightning_hooks",
     "multiple_choice",
