@@ -75,7 +75,7 @@ class R3F(FineTuningMethod):
         regression_term: whether regression models get the term at all.
 
     Raises:
-        InputError: a value outside its range; at `setup`, weights in less than float32 or a multi-label model;
+        InputError: a value outside its range; at `setup`, weights in less than float32, or a model that returns tuples;
             noise that the precision of the passes rounds away.
     """
 

@@ -127,7 +127,7 @@ class SMART(FineTuningMethod):
         perturb_padding: move padding as well.
 
     Raises:
-        InputError: a value outside its range; at `setup`, weights in less than float32 or a multi-label model;
+        InputError: a value outside its range; at `setup`, weights in less than float32, or a model that returns tuples;
             a box that the precision of the passes rounds away.
     """
 

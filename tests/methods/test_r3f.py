@@ -183,5 +183,5 @@ def test_what_it_cannot_use_is_refused(dataset):
             R3F(**arguments)
     with pytest.raises(InputError, match="float32"):
         R3F().setup(tiny_encoder("bert", dtype=torch.bfloat16), context(dataset))
-    with pytest.raises(InputError, match="multi-label"):
-        R3F().setup(tiny_encoder("bert", problem_type="multi_label_classification"), context(dataset))
+    with pytest.raises(InputError, match="returns tuples"):
+        R3F().setup(tiny_encoder("bert", return_dict=False), context(dataset))

@@ -172,5 +172,5 @@ def test_what_it_cannot_use_is_refused(dataset):
             RDrop(**arguments)
     with pytest.raises(InputError, match="did you mean 'roberta'"):
         RDrop.official("robert")
-    with pytest.raises(InputError, match="multi-label"):
-        RDrop().setup(tiny_encoder("bert", problem_type="multi_label_classification"), context(dataset))
+    with pytest.raises(InputError, match="returns tuples"):
+        RDrop().setup(tiny_encoder("bert", return_dict=False), context(dataset))
