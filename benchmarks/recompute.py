@@ -1,4 +1,4 @@
-"""Recompute the numbers of recorded runs in the pages and in notebook 12, and compare them with what is written.
+"""Recompute the numbers of recorded runs in the pages and in notebook 14, and compare them with what is written.
 
     python benchmarks/recompute.py
 
@@ -8,7 +8,7 @@ digits that are written. The exit code is 1 if any does not, or if words that st
 
 Compared are the tables and sentences of docs/results.md with their counts and hours of runs, the sentences of README,
 docs/which_method.md and docs/results_by_table.md, the counts of data/README.md, and the tables and sentences of
-notebook 12, those of its verdicts among them. Left out are the outcomes of verdicts and their reasons, how many
+notebook 14, those of its verdicts among them. Left out are the outcomes of verdicts and their reasons, how many
 claims have which, and p-values corrected within one paper, all of which need the rules of
 `finetune_reg.results.verdicts`; published figures; the texts that stand for figures; and numbers in sentences that
 have neither a decimal point nor an interval. docs/toy_world.md and docs/cost.md are left out as well: their runs are
@@ -126,7 +126,7 @@ def value_of(meaning: str, records: Records) -> dict[str, float]:
 
 
 def check_counts(records: Records, page: str, of_data: str, notebook: Notebook, comparisons: Comparisons) -> None:
-    """Check how many runs each table has, as docs/results.md, data/README.md and notebook 12 say."""
+    """Check how many runs each table has, as docs/results.md, data/README.md and notebook 14 say."""
     runs = pd.concat([records.everything, records.held_out]).groupby("plan").size()
     for suffix, written in re.findall(r"`(_\w+)`, (\d+)", prose(page)):
         folder = "selection" if suffix.endswith("selection") else "results"
@@ -135,26 +135,26 @@ def check_counts(records: Records, page: str, of_data: str, notebook: Notebook, 
     for stem, written in re.findall(r"`(\w+)` (?:the first )?(\d+)", prose(of_data).replace("and ", "")):
         comparisons.check("data/README.md, runs of a table", stem, written, runs[f"results/{stem}"])
     total = re.match(r"\d+", notebook.printed["records"])
-    comparisons.check("notebook 12, records", "runs", total[0] if total else "", len(records.everything))
+    comparisons.check("notebook 14, records", "runs", total[0] if total else "", len(records.everything))
 
 
 def check_notebook(records: Records, notebook: Notebook, controls: Mapping[str, str], comparisons: Comparisons) -> None:
-    """Check the tables of notebook 12, cell by cell, and the numbers in its verdicts."""
+    """Check the tables of notebook 14, cell by cell, and the numbers in its verdicts."""
     for cell, values_of in rows_of_notebook(records).items():
         for row in notebook.table(cell):
-            comparisons.check_row(f"notebook 12, {cell}", row, values_of(row))
+            comparisons.check_row(f"notebook 14, {cell}", row, values_of(row))
     encoders = {"needed": "", "learning-verdicts": "-mpnet", "sentences": ""}
     studies = {cell: read_studies(notebook.markdown[cell], records, encoder) for cell, encoder in encoders.items()}
     for cell, of_cell in studies.items():
         for study in of_cell:
-            check_study(f"notebook 12, {cell}", study, comparisons)
+            check_study(f"notebook 14, {cell}", study, comparisons)
     spreads = {}
     for row, study in zip(notebook.table("mechanisms"), studies["sentences"], strict=True):
-        comparisons.check_row("notebook 12, mechanisms", row, row_of(study, controls.get(row["study"])))
+        comparisons.check_row("notebook 14, mechanisms", row, row_of(study, controls.get(row["study"])))
         spreads[row["study"]] = study.effect.std
     for row in notebook.table("interval"):
         study, (column,) = row[""], set(row) - {""}
-        comparisons.check("notebook 12, interval", study, row[column], spreads[study])
+        comparisons.check("notebook 14, interval", study, row[column], spreads[study])
 
 
 @cache
@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, path in PAGES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, default=ROOT / path)
-    parser.add_argument("--notebook", type=Path, default=ROOT / "notebooks" / "12_results.ipynb")
+    parser.add_argument("--notebook", type=Path, default=ROOT / "notebooks" / "14_results.ipynb")
     given = parser.parse_args(arguments)
     pages = {name: vars(given)[name].read_text(encoding="utf-8") for name in PAGES}
     notebook, of_data = read_notebook(given.notebook), (ROOT / "data" / "README.md").read_text(encoding="utf-8")
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_sentences(f"{name}, sentences", prose(page), meanings[name], records, comparisons)
     check_counts(records, pages["results"], of_data, notebook, comparisons)
     check_notebook(records, notebook, meanings["controls"], comparisons)
-    check_sentences("notebook 12, sentences of pages", notebook.prose, {}, records, comparisons)
+    check_sentences("notebook 14, sentences of pages", notebook.prose, {}, records, comparisons)
     print(comparisons.report())
     return 1 if comparisons.disagreements else 0
 

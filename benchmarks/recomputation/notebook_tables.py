@@ -1,4 +1,4 @@
-"""The numbers of notebook 12's tables, computed from the recorded runs, by what a row is about."""
+"""The numbers of notebook 14's tables, computed from the recorded runs, by what a row is about."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers of the pages and of notebook 12 as they are written: tables as rows of text, sentences as quantities."""
+"""The numbers of the pages and of notebook 14 as they are written: tables as rows of text, sentences as quantities."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def _lessons() -> dict[str, list[str]]:
     return {
         lesson.name: [cell.source for cell in nbformat.read(lesson, as_version=4).cells]
         for lesson in LESSONS
-        if "03" <= lesson.name < "11"
+        if "03" <= lesson.name < "13"
     }
 
 

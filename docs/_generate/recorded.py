@@ -21,7 +21,7 @@ from finetune_reg.results.verdicts import Verdict, judge_all
 OUTCOMES = ("reproduced", "explained by the control", "not reproduced", "undecided", "not testable here", "not run")
 LEGEND = """Scores are of the last epoch, times 100. *Failed* counts runs that diverged or do not beat the best constant
 answer. *Minus vanilla* is the mean difference on equal seeds at the same recipe with its 95 % t interval, not corrected
-for the number of comparisons; [notebook 12](../../notebooks/12_results.ipynb) has the corrected p-values."""
+for the number of comparisons; [notebook 14](../../notebooks/14_results.ipynb) has the corrected p-values."""
 
 
 @dataclass(frozen=True)

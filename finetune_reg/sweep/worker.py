@@ -22,7 +22,7 @@ from finetune_reg.experiment.records import FINISHED, RunRecord, Status, read_re
 from finetune_reg.paths import NOTEBOOKS
 from finetune_reg.sweep.run_locks import lock_runs
 
-TEMPLATE = NOTEBOOKS / "11_low_resource_glue.ipynb"
+TEMPLATE = NOTEBOOKS / "13_low_resource_glue.ipynb"
 KERNEL_START_SECONDS = 120
 MAX_MINUTES = 525_600  # a year
 # Dask makes its workers return free memory at once. A kernel that inherits this faults its pages in again at each step.

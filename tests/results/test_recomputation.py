@@ -1,4 +1,4 @@
-"""The numbers of recorded runs in the pages and in notebook 12, computed again without the package."""
+"""The numbers of recorded runs in the pages and in notebook 14, computed again without the package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from finetune_reg.paths import ROOT
 from finetune_reg.results.paired_differences import difference_of
 
 BENCHMARKS = ROOT / "benchmarks"
-DOCUMENTS = {"--results": ROOT / "docs" / "results.md", "--notebook": ROOT / "notebooks" / "12_results.ipynb"}
+DOCUMENTS = {"--results": ROOT / "docs" / "results.md", "--notebook": ROOT / "notebooks" / "14_results.ipynb"}
 pytestmark = pytest.mark.xdist_group("recomputation")
 
 
@@ -82,7 +82,7 @@ def test_what_is_changed_about_the_other_encoder_is_found(recompute):
     comparisons = recompute.Comparisons()
     recompute.check_notebook(recompute.recorded(), notebook, {}, comparisons)
     for cell, times in changed.items():
-        found = [line for line in comparisons.disagreements if line.startswith(f"notebook 12, {cell}: ")]
+        found = [line for line in comparisons.disagreements if line.startswith(f"notebook 14, {cell}: ")]
         assert len(found) == times > 0
 
 

@@ -1,4 +1,4 @@
-"""Exercises of notebook 12: the rules of a verdict, and Holm's correction."""
+"""Exercises of notebook 14: the rules of a verdict, and Holm's correction."""
 
 from __future__ import annotations
 
