@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from finetune_reg.own_table.answer import (
     recommend,
     words,
 )
-from finetune_reg.own_table.candidates import CANDIDATES, chosen_candidates
+from finetune_reg.own_table.candidates import chosen_candidates
 from finetune_reg.own_table.inspection import METRIC_WORDS, Account, inspect_table
 from finetune_reg.own_table.planning import CURVE, Plan, choose_plan, measure
 from finetune_reg.own_table.reading import read_table
@@ -192,7 +192,7 @@ def prepare(
             f"{folder} holds a comparison with another {' and '.join(differing).replace('_', ' ')}: give --output-dir."
         )
     if stored is not None:
-        plan = _stored_plan(stored["plan"])
+        plan = Plan.restore(stored["plan"])
     else:
         is_here = engine == HERE
         threads = torch.get_num_threads() if is_here else 1
@@ -207,8 +207,7 @@ def carry_out(prepared: Prepared, folder: Path, engine: str = "local", slots: in
     table, plan = prepared.table, prepared.plan
     splits = make_splits(table, prepared.account.duplicates.units, plan.folds, plan.repeats)
     write_task(table, splits, folder / "rows" / table.task.name)
-    kept = asdict(plan) | {"candidates": [candidate.title for candidate in plan.candidates]}
-    write_json(folder / "comparison.json", {"asked": prepared.asked, "plan": kept})
+    write_json(folder / "comparison.json", {"asked": prepared.asked, "plan": plan.to_json()})
     location = prepared.model_name if not os.path.isdir(prepared.model_name) else os.path.abspath(prepared.model_name)
     shared = {
         "task": table.task.name,
@@ -275,20 +274,10 @@ def compare(
     folder = usable_folder(Path(output_dir))
     texts = [text] if isinstance(text, str) else list(text)
     prepared = prepare(source, texts, label, folder, engine=engine, slots=slots, **options)
+    for exclusion in prepared.plan.exclusions:
+        console.print(f"Left out: {exclusion}", soft_wrap=True)
     comparison = carry_out(prepared, folder, engine, slots)
     write_page(comparison)
     console.print("Training the model on all rows.")
     write_model(comparison)
     return comparison
-
-
-def _stored_plan(kept: dict[str, Any]) -> Plan:
-    known = {candidate.title: candidate for candidate in CANDIDATES}
-    return Plan(
-        [known[title] for title in kept["candidates"]],
-        kept["folds"],
-        kept["repeats"],
-        tuple((float(factor), int(epochs)) for factor, epochs in kept["tries"]),
-        kept["minutes"],
-        kept["left_out"],
-    )

@@ -55,9 +55,7 @@ def plan_facts(prepared: Prepared) -> list[tuple[str, str]]:
             "if two methods answer 15 % of the rows differently.",
         ),
     ]
-    if plan.left_out:
-        facts.append(("Left out", f"{', '.join(plan.left_out)}: the budget is too small. Give a larger --budget."))
-    return facts
+    return facts + [("Left out", exclusion) for exclusion in plan.exclusions]
 
 
 def methods_rows(prepared: Prepared) -> list[list[str]]:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from finetune_reg.errors import InputError
 from finetune_reg.experiment.encoders import Encoder
 from finetune_reg.method import TrainingContext
 from finetune_reg.methods import build_method
-from finetune_reg.own_table.candidates import TRIES, Candidate
+from finetune_reg.own_table.candidates import CANDIDATES, TRIES, Candidate
 from finetune_reg.own_table.selection import OwnTable
 from finetune_reg.results.statistics import smallest_decided_effect
 from finetune_reg.sweep.cost import SECONDS_PER_NOTEBOOK
@@ -36,10 +36,14 @@ DISAGREEMENT = 0.15  # share of rows on which two methods differ, assumed before
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds on one core: of an update by the title of the method, and of the evaluation of a row."""
+    """Seconds on one core: of an update by the title of the method, and of the evaluation of a row.
+
+    `refused` says by its title why a method cannot train the encoder.
+    """
 
     update: dict[str, float]
     evaluated_row: float
+    refused: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Plan:
         tries: learning-rate factor and epochs, chosen between on a held-out fifth of the training rows of each split.
         minutes: estimated, of all.
         left_out: titles of methods for which the budget was too small.
+        refused: titles of methods that cannot train the encoder, and why.
     """
 
     candidates: list[Candidate]
@@ -60,6 +65,24 @@ class Plan:
     tries: tuple[tuple[float, int], ...]
     minutes: float
     left_out: list[str]
+    refused: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def restore(cls, kept: dict[str, Any]) -> Plan:
+        """Return the plan that `to_json` wrote."""
+        known = {candidate.title: candidate for candidate in CANDIDATES}
+        tries = tuple((float(factor), int(epochs)) for factor, epochs in kept["tries"])
+        return cls(**kept | {"candidates": [known[title] for title in kept["candidates"]], "tries": tries})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what identifies the plan in its folder, methods by their titles."""
+        return asdict(self) | {"candidates": [candidate.title for candidate in self.candidates]}
+
+    @property
+    def exclusions(self) -> list[str]:
+        """Which methods are left out, and why, a sentence each."""
+        too_dear = [f"{', '.join(self.left_out)}: the budget is too small. Give a larger --budget."]
+        return [f"{title}: {reason}" for title, reason in self.refused.items()] + too_dear * bool(self.left_out)
 
     @property
     def n_splits(self) -> int:
@@ -97,22 +120,33 @@ def choose_plan(
         kernels: each batch of runs starts a kernel.
 
     Raises:
-        InputError: two methods on the smallest design take longer.
+        InputError: two methods on the smallest design take longer, or vanilla or all others are refused.
     """
-    estimates = []
-    for n_methods in range(len(candidates), FEWEST_METHODS - 1, -1):
-        kept = candidates[:n_methods]
-        for folds, repeats, n_tries in reversed(DESIGNS if n_methods == len(candidates) else DESIGNS[:1]):
-            left_out = [candidate.title for candidate in candidates[n_methods:]]
-            plan = Plan(kept, folds, repeats, TRIES[:n_tries], 0.0, left_out)
+    usable, estimates = _usable(candidates, timing), []
+    for n_methods in range(len(usable), FEWEST_METHODS - 1, -1):
+        kept = usable[:n_methods]
+        for folds, repeats, n_tries in reversed(DESIGNS if n_methods == len(usable) else DESIGNS[:1]):
+            left_out = [candidate.title for candidate in usable[n_methods:]]
+            plan = Plan(kept, folds, repeats, TRIES[:n_tries], 0.0, left_out, timing.refused)
             minutes = _minutes(plan, timing, n_rows, slots, kernels)
             estimates.append(minutes)
             if budget is None or minutes <= PART_OF_BUDGET * budget:
-                return Plan(kept, folds, repeats, TRIES[:n_tries], minutes, left_out)
+                return replace(plan, minutes=minutes)
     raise InputError(
         f"The smallest comparison takes about {estimates[-1]:.1f} minutes here, more than the budget of {budget:g}: "
         f"give --budget {math.ceil(estimates[-1] / PART_OF_BUDGET)}m, a smaller encoder, or fewer rows with --rows."
     )
+
+
+def _usable(candidates: list[Candidate], timing: Timing) -> list[Candidate]:
+    baseline, *others = candidates
+    usable = [candidate for candidate in others if candidate.title not in timing.refused]
+    if baseline.title in timing.refused:
+        raise InputError(f"{baseline.title} has to run, but cannot: {timing.refused[baseline.title]}")
+    if not usable:
+        reasons = " ".join(f"{title}: {reason}" for title, reason in timing.refused.items())
+        raise InputError(f"No method is left to compare with {baseline.title}. {reasons}")
+    return [baseline, *usable]
 
 
 def _minutes(plan: Plan, timing: Timing, n_rows: int, slots: int, kernels: bool) -> float:
@@ -146,13 +180,10 @@ class _Timed:
 
 
 def measure(candidates: list[Candidate], table: OwnTable, encoder: Encoder, max_length: int, threads: int) -> Timing:
-    """Time a few updates of each method, and an evaluation, on rows of the table.
+    """Time a few updates of each method, and an evaluation, on rows of the table; note which methods refuse.
 
     Args:
         threads: of PyTorch, as the runs will have.
-
-    Raises:
-        InputError: a method that cannot train this encoder.
     """
     n_rows = min(len(table.rows), BATCH_SIZE * TIMED_UPDATES)
     rows = table.rows.sample(n_rows, random_state=0).index
@@ -161,7 +192,7 @@ def measure(candidates: list[Candidate], table: OwnTable, encoder: Encoder, max_
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        update = {}
+        update, refused = {}, {}
         for candidate in candidates:
             timed = _Timed(loader)
             context = TrainingContext(
@@ -172,12 +203,16 @@ def measure(candidates: list[Candidate], table: OwnTable, encoder: Encoder, max_
                 weight_decay=0.01,
                 n_updates=2 * len(timed.batches),
             )
-            method = build_method(candidate.method, **candidate.hyperparameters)
-            with torch.random.fork_rng(devices=[]):
-                train(deepcopy(encoder.model), method, timed, context)
+            try:
+                method = build_method(candidate.method, **candidate.hyperparameters)
+                with torch.random.fork_rng(devices=[]):
+                    train(deepcopy(encoder.model), method, timed, context)
+            except InputError as refusal:
+                refused[candidate.title] = str(refusal)
+                continue
             update[candidate.title] = float(np.median(np.diff(timed.moments)))
         start = time.perf_counter()
         predict(encoder.model, evaluation_loader(examples, encoder.tokenizer))
-        return Timing(update, (time.perf_counter() - start) / len(examples))
+        return Timing(update, (time.perf_counter() - start) / len(examples), refused)
     finally:
         torch.set_num_threads(before)

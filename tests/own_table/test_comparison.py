@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from command_line import call
 from own_table.tables import animals
-from transformers import AutoModelForSequenceClassification, pipeline
+from tiny_world import write_model
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, T5Config, T5Model, pipeline
 
 import finetune_reg
 from finetune_reg.errors import InputError
@@ -119,6 +120,44 @@ def test_pairs_and_scores_are_compared_too(tiny_world, tmp_path, monkeypatch):
     assert found.last_doubling is None
     predicted = predict_table(tmp_path / "model", table)
     assert predicted.prediction.notna().all()
+
+
+@pytest.fixture(scope="module")
+def two_stacks(tmp_path_factory):
+    """The folder of a tiny T5, at whose depths no method can act, with the tokenizer of the tiny BERT."""
+    folder = write_model(tmp_path_factory.mktemp("t5"))
+    words = len(AutoTokenizer.from_pretrained(folder))
+    sizes = {"vocab_size": words, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    T5Model(T5Config(**sizes, eos_token_id=3, pad_token_id=0, decoder_start_token_id=0)).save_pretrained(folder)
+    return folder
+
+
+def test_a_method_that_cannot_train_the_encoder_is_left_out_and_named(two_stacks, tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "DESIGNS", ((3, 1, 1),))
+    monkeypatch.setattr(planning, "TRIES", ((1.0, 1),))
+    path = tmp_path / "animals.csv"
+    animals(36).to_csv(path, index=False)
+    command = ("compare", path, "--text", "words", "--label", "animal", "--model", two_stacks, "--engine", "here")
+    command += ("--method", "head only", "--method", "no dropout", "--output-dir", tmp_path / "out")
+    sentence = "head only: T5ForSequenceClassification has two stacks of transformer blocks"
+    shown = call(*command, "--plan")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert f"Left out {sentence}" in " ".join(shown.stdout.split())
+    for again in (False, True):  # the second time the plan is the stored one
+        finished = call(*command)
+        assert finished.returncode == 0, finished.stderr
+        printed = " ".join(finished.stdout.split())
+        assert f"Left out {sentence}" in printed
+        assert again or printed.index("Left out") < printed.index("Testing all methods")
+    page = (tmp_path / "out" / "answer.html").read_text()
+    assert sentence in page
+    assert "head only</td>" not in page
+
+
+def test_nothing_to_compare_is_refused(two_stacks, tmp_path):
+    options = OPTIONS | {"methods": ["head only"], "model": str(two_stacks)}
+    with pytest.raises(InputError, match=r"No method is left to compare with vanilla\. head only: T5.* two stacks"):
+        finetune_reg.compare(animals(36), "words", "animal", tmp_path, **options)
 
 
 def test_the_command_shows_table_and_plan_and_starts_nothing(compared, tiny_world, tmp_path):

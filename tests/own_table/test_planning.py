@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from own_table.tables import tickets
@@ -11,7 +13,7 @@ from finetune_reg.methods import build_method
 from finetune_reg.own_table.candidates import CANDIDATES, chosen_candidates, tried_rate
 from finetune_reg.own_table.commands import read_minutes
 from finetune_reg.own_table.duplicates import find_duplicates
-from finetune_reg.own_table.planning import BATCH_SIZE, DESIGNS, Timing, choose_plan
+from finetune_reg.own_table.planning import BATCH_SIZE, DESIGNS, Plan, Timing, choose_plan
 from finetune_reg.own_table.selection import select_rows
 from finetune_reg.own_table.splitting import make_splits, write_task
 from finetune_reg.tasks import load_task
@@ -101,6 +103,21 @@ def test_the_estimate_counts_each_training():
     to_choose, to_test = (10 + 3 + 10) * 192 // BATCH_SIZE, (10 + 3 + 10) / 3 * 240 / BATCH_SIZE
     trainings = 0.1 * 2 * plan.n_splits * (to_choose + to_test) / 60
     assert trainings < plan.minutes < 1.15 * trainings
+
+
+def test_methods_that_refuse_are_not_planned_but_vanilla_has_to_run():
+    def plan(*refused):
+        timing = Timing(
+            {c.title: 0.1 for c in CANDIDATES if c.title not in refused}, 0.001, dict.fromkeys(refused, "No.")
+        )
+        return choose_plan(list(CANDIDATES), timing, 300, None, 1, False)
+
+    without = plan("mixout", "r-drop")
+    assert [c.title for c in without.candidates] == [c.title for c in CANDIDATES if c.title not in ("mixout", "r-drop")]
+    assert without.exclusions == ["mixout: No.", "r-drop: No."]
+    assert Plan.restore(json.loads(json.dumps(without.to_json()))) == without
+    with pytest.raises(InputError, match=r"vanilla has to run, but cannot: No\."):
+        plan("vanilla")
 
 
 def test_more_rows_show_smaller_differences():
