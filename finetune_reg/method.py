@@ -80,6 +80,21 @@ class TrainingContext:
     def __post_init__(self) -> None:
         check_ranges(self, "TrainingContext")
 
+    def batches(
+        self, device: torch.device, positions: Sequence[int] | None = None, batch_size: int | None = None
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """Yield the training examples in collated batches on `device`.
+
+        Args:
+            positions: of the examples, in the order wanted; all in the order of `train_dataset` if None.
+            batch_size: that of the run if None.
+        """
+        order = range(len(self.train_dataset)) if positions is None else positions
+        size = self.batch_size if batch_size is None else batch_size
+        for start in range(0, len(order), size):
+            batch = self.collate([self.train_dataset[i] for i in order[start : start + size]])
+            yield {name: tensor.to(device) for name, tensor in batch.items()}
+
     @property
     def adamw_arguments(self) -> dict[str, Any]:
         """What AdamW is built with, besides its parameter groups and their weight decay."""

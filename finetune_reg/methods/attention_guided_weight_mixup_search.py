@@ -245,10 +245,8 @@ def endless_losses(
     """Yield the task's loss on one batch after another, in a new order each epoch."""
     device = device_of(model)
     while True:
-        order = torch.randperm(len(indices), generator=generator)
-        for chosen in order.split(context.batch_size):
-            batch = context.collate([context.train_dataset[indices[i]] for i in chosen.tolist()])
-            batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        order = torch.randperm(len(indices), generator=generator).tolist()
+        for batch in context.batches(device, [indices[i] for i in order]):
             yield _loss_on(model, batch)
 
 

@@ -122,7 +122,10 @@ class ChildTuningD(FineTuningMethod):
         released = self.fisher == "clipped_batches"
         with in_mode(model, training=released), extra_pass(), random_state_kept(device_of(model)):
             torch.manual_seed(context.seed)
-            batches = _batches(context, shuffled=released)
+            shuffled = torch.randperm(len(context.train_dataset), generator=torch.Generator().manual_seed(context.seed))
+            batches = context.batches(
+                device_of(model), shuffled.tolist() if released else None, batch_size=None if released else 1
+            )
             fisher = fisher_information(model, batches, measured, clip_each_tensor=1.0 if released else None)
         self._masks = child_masks(fisher, self.keep_fraction)
         if all(mask.all() for mask in self._masks.values()):
@@ -178,12 +181,3 @@ class ChildTuningD(FineTuningMethod):
 
     def _masked_parameters(self, model: nn.Module) -> Iterator[tuple[nn.Parameter, torch.Tensor]]:
         return ((p, self._masks[name]) for name, p in unwrapped(model).named_parameters() if name in self._masks)
-
-
-def _batches(context: TrainingContext, shuffled: bool) -> Iterator[Mapping[str, torch.Tensor]]:
-    """Yield the training set: in shuffled batches of the run's size, or one example at a time."""
-    n = len(context.train_dataset)
-    size = context.batch_size if shuffled else 1
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(context.seed)).tolist() if shuffled else range(n)
-    for start in range(0, n, size):
-        yield context.collate([context.train_dataset[i] for i in order[start : start + size]])

@@ -103,10 +103,9 @@ class HeadFirst(FineTuningMethod):
             return
         found: list[tuple[torch.Tensor, torch.Tensor]] = []
         with in_mode(model, training=False), extra_pass():
-            for rows in torch.arange(len(context.train_dataset)).split(context.batch_size):
-                batch = context.collate([context.train_dataset[i] for i in rows.tolist()])
-                batch = {name: tensor.to(device_of(model)) for name, tensor in batch.items()}
-                layer, features = _read_features(model, batch)
+            candidates = _trained_layers_of_head(model)
+            for batch in context.batches(device_of(model)):
+                layer, features = _read_features(model, batch, candidates)
                 found.append(_labelled(features, batch["labels"], layer))
         features, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
         if (wrong := features[~features.isfinite()]).numel():
@@ -117,14 +116,23 @@ class HeadFirst(FineTuningMethod):
             layer.bias.copy_(bias)
 
 
-def _read_features(model: nn.Module, batch: dict[str, torch.Tensor]) -> tuple[nn.Linear, torch.Tensor]:
-    """Return the output layer and what it reads of each decision, shape (..., width)."""
+def _trained_layers_of_head(model: nn.Module) -> list[nn.Linear]:
     inside = backbone_module_names(model)
+    return [
+        module
+        for name, module in unwrapped(model).named_modules()
+        if name not in inside and isinstance(module, nn.Linear) and module.weight.requires_grad
+    ]
+
+
+def _read_features(
+    model: nn.Module, batch: dict[str, torch.Tensor], candidates: list[nn.Linear]
+) -> tuple[nn.Linear, torch.Tensor]:
+    """Return which of the candidates is the output layer, and what it reads of each decision, shape (..., width)."""
     passes: list[tuple[nn.Linear, torch.Tensor, torch.Tensor]] = []
     hooks = [
         module.register_forward_hook(lambda layer, inputs, output: passes.append((layer, inputs[0], output)))
-        for name, module in unwrapped(model).named_modules()
-        if name not in inside and isinstance(module, nn.Linear) and module.weight.requires_grad
+        for module in candidates
     ]
     try:
         logits = getattr(named_outputs(task_outputs(model, batch)), "logits", None)

@@ -166,8 +166,6 @@ def _mean_loss(model: nn.Module, context: TrainingContext, indices: list[int]) -
     """Return the mean of the task's loss over examples, without dropout."""
     total = 0.0
     with in_mode(model, training=False):
-        for chosen in torch.tensor(indices).split(context.batch_size):
-            batch = context.collate([context.train_dataset[i] for i in chosen.tolist()])
-            batch = {name: tensor.to(device_of(model)) for name, tensor in batch.items()}
-            total += len(chosen) * task_loss(task_outputs(model, batch)).item()
+        for batch in context.batches(device_of(model), indices):
+            total += len(next(iter(batch.values()))) * task_loss(task_outputs(model, batch)).item()
     return total / len(indices)
