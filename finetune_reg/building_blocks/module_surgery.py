@@ -8,7 +8,7 @@ state-dict keys do not notice.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -198,14 +198,21 @@ def set_weights(values: Mapping[nn.Parameter, torch.Tensor]) -> None:
 
 
 @contextmanager
-def other_weights(values: Mapping[nn.Parameter, torch.Tensor]) -> Iterator[None]:
-    """Give parameters other values in the block; afterwards they have their own again, bit for bit."""
-    own = {parameter: parameter.detach().clone() for parameter in values}
+def weights_kept(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Let parameters move in the block; afterwards they have the values from before, bit for bit."""
+    before = {parameter: parameter.detach().clone() for parameter in parameters}
     try:
-        set_weights(values)
         yield
     finally:
-        set_weights(own)
+        set_weights(before)
+
+
+@contextmanager
+def other_weights(values: Mapping[nn.Parameter, torch.Tensor]) -> Iterator[None]:
+    """Give parameters other values in the block; afterwards they have their own again, bit for bit."""
+    with weights_kept(values):
+        set_weights(values)
+        yield
 
 
 def backbone_module_names(model: nn.Module) -> set[str]:

@@ -45,6 +45,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from finetune_reg.building_blocks.module_surgery import weights_kept
 from finetune_reg.building_blocks.precomputed_gradient import average_over_processes
 from finetune_reg.building_blocks.pretrained_model import device_of, task_loss, unwrapped
 from finetune_reg.building_blocks.random_replay import RandomReplay
@@ -96,7 +97,7 @@ class SAM(FineTuningMethod):
     _complete_gradient: Callable[[nn.Module], None] | None = field(default=None, init=False, repr=False, compare=False)
     _losses_again: list[Callable[[], torch.Tensor]] = field(default_factory=list, init=False, repr=False, compare=False)
     _replay: RandomReplay | None = field(default=None, init=False, repr=False, compare=False)
-    _moved: bool = field(default=False, init=False, repr=False, compare=False)
+    _in_second_passes: bool = field(default=False, init=False, repr=False, compare=False)
     _undo: ExitStack = field(default_factory=ExitStack, init=False, repr=False, compare=False)
 
     @classmethod
@@ -135,7 +136,7 @@ class SAM(FineTuningMethod):
 
     def training_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor:
         """Return the loss as it is; keep what computes it again."""
-        if self.radius > 0 and not self._moved:
+        if self.radius > 0 and not self._in_second_passes:
             device = device_of(model).type
             dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
             # Autocast would take the weights that it has cast already, those before the move.
@@ -152,7 +153,7 @@ class SAM(FineTuningMethod):
             return
         named = {name: p for name, p in unwrapped(model).named_parameters() if p.grad is not None}
         weights = list(named.values())
-        with torch.no_grad(), self._weights_kept(weights):
+        with torch.no_grad(), weights_kept(weights), self._second_passes():
             for weight, move in zip(weights, self._moves(named), strict=True):
                 weight.add_(move)
                 weight.grad = None
@@ -181,12 +182,9 @@ class SAM(FineTuningMethod):
         return ascent([p.grad for p in named.values() if p.grad is not None], self.radius, sizes)
 
     @contextmanager
-    def _weights_kept(self, weights: list[nn.Parameter]) -> Iterator[None]:
-        before = [weight.clone() for weight in weights]
-        self._moved = True
+    def _second_passes(self) -> Iterator[None]:
+        self._in_second_passes = True
         try:
             yield
         finally:
-            self._moved = False
-            for weight, kept in zip(weights, before, strict=True):
-                weight.copy_(kept)
+            self._in_second_passes = False
