@@ -161,7 +161,7 @@ def _has_several_labels(model: nn.Module, labels: torch.Tensor | None) -> bool:
     Raises:
         InputError: the model has no config that tells several labels from several numbers.
     """
-    if _problem_type(model) is not None or hasattr(unwrapped(model), "config"):
+    if hasattr(unwrapped(model), "config"):
         return _problem_type(model) == "multi_label_classification"
     if labels is not None and labels.is_floating_point() and labels.ndim > 1 and labels.shape[-1] > 1:
         raise InputError(
