@@ -26,7 +26,7 @@ ICML 2018, arXiv:1802.01483; for language models Wiese, Weissenborn, Neves. CoNL
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -40,7 +40,7 @@ from finetune_reg.building_blocks.adapters.low_rank import (
     squared_norm,
 )
 from finetune_reg.building_blocks.parameter_groups import named_backbone_parameters, named_head_parameters
-from finetune_reg.building_blocks.pretrained_model import task_loss
+from finetune_reg.building_blocks.pretrained_model import task_loss, unwrapped
 from finetune_reg.hyperparameters.ranges import NonNegative
 from finetune_reg.method import FineTuningMethod, TrainingContext
 
@@ -73,6 +73,7 @@ class L2SP(FineTuningMethod):
     head_strength: NonNegative = 0.01
     _pretrained: dict[str, torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
     _deviation: dict[str, torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _head: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
     _low_rank: list[LowRankLayer] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def setup(self, model: nn.Module, context: TrainingContext) -> None:
@@ -82,30 +83,31 @@ class L2SP(FineTuningMethod):
         pulled = ((name, p) for name, p in named_backbone_parameters(model) if id(p) not in factors)
         self._pretrained = {name: p.detach().clone() for name, p in pulled}
         self._deviation = {name: torch.empty_like(p) for name, p in self._pretrained.items()}
+        self._head = {name for name, _ in named_head_parameters(model)}
 
     def training_loss(self, model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: Any) -> torch.Tensor:
         """Return the task loss and the penalty, whose gradient `after_backward` adds."""
         with torch.no_grad():
-            for name, parameter in self._pulled(model):
+            for name, parameter in _named(model, self._pretrained):
                 torch.sub(parameter, self._pretrained[name], out=self._deviation[name])
             distance = squared_distance(self._deviation)
             for layer in self._low_rank:
                 distance = distance + squared_norm(*layer.factors, layer.scaling)
             toward_pretrained = self.pretrained_strength / 2 * distance
-            toward_zero = self.head_strength / 2 * squared_distance(dict(named_head_parameters(model)))
+            toward_zero = self.head_strength / 2 * squared_distance(dict(_named(model, self._head)))
         return task_loss(outputs) + (toward_pretrained + toward_zero)
 
     @torch.no_grad()
     def after_backward(self, model: nn.Module) -> None:
         """Add the gradient of the penalty."""
-        for name, parameter in self._pulled(model):
+        for name, parameter in _named(model, self._pretrained):
             _add_gradient(parameter, self._deviation[name], self.pretrained_strength)
         for layer in self._low_rank:
             directions = half_squared_norm_gradients(*layer.factors, layer.scaling)
             for factor, direction in zip(layer.factors, directions, strict=True):
                 if factor.requires_grad:
                     _add_gradient(factor, direction, self.pretrained_strength)
-        for _, parameter in named_head_parameters(model):
+        for _, parameter in _named(model, self._head):
             _add_gradient(parameter, parameter, self.head_strength)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -116,10 +118,11 @@ class L2SP(FineTuningMethod):
         """Drop the snapshot and the deviations."""
         self._pretrained.clear()
         self._deviation.clear()
-        self._low_rank = []
+        self._head, self._low_rank = set(), []
 
-    def _pulled(self, model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-        return ((name, p) for name, p in named_backbone_parameters(model) if name in self._pretrained)
+
+def _named(model: nn.Module, names: Container[str]) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, p) for name, p in unwrapped(model).named_parameters() if name in names)
 
 
 def _add_gradient(parameter: nn.Parameter, direction: torch.Tensor, strength: float) -> None:
