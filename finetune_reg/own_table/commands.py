@@ -91,11 +91,13 @@ def predict(
     encoding: Encoding = None,
 ) -> None:
     """Predict the labels of new rows, with calibrated probabilities."""
+    from finetune_reg.experiment.atomic_writing import in_one_step
     from finetune_reg.own_table.model import predict_table
 
     with console.status("Predicting"):
         result = predict_table(model, table, encoding)
-    result.to_csv(out, index=False)
+    with in_one_step(out) as file:
+        result.to_csv(file, index=False)
     missing = int(result.prediction.isna().sum())
     left_out = f", {missing} of them without text and prediction" if missing else ""
     console.print(f"{len(result)} rows{left_out} in {out}", soft_wrap=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import special
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from finetune_reg.errors import InputError, unknown_name
 from finetune_reg.experiment.encoders import load_encoder, quiet_transformers
@@ -25,10 +25,10 @@ from finetune_reg.own_table.planning import BATCH_SIZE
 from finetune_reg.own_table.reading import read_table
 from finetune_reg.results.method_labels import method_label
 from finetune_reg.tasks import encode, training_loader
-from finetune_reg.training_loop import train
+from finetune_reg.tasks.batching import evaluation_loader, evaluation_order
+from finetune_reg.training_loop import predict, train
 
 ABOUT = "finetune_reg.json"
-PREDICTED_AT_A_TIME = 64
 
 
 def write_model(comparison: Comparison) -> Path:
@@ -183,14 +183,10 @@ def _logits(folder: Path, texts: list[list[str]], max_length: int) -> np.ndarray
     """Return the logits of texts, or pairs of texts, in their order, shape (rows, labels)."""
     with quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        network = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+        network = AutoModelForSequenceClassification.from_pretrained(folder)
     if not texts[0]:
         return np.empty((0, network.config.num_labels))
     encoding = tokenizer(*texts, truncation=True, max_length=max_length)
-    examples = [{name: encoding[name][i] for name in encoding} for i in range(len(texts[0]))]
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i]["input_ids"]))
-    collate, found = DataCollatorWithPadding(tokenizer), []
-    for start in range(0, len(order), PREDICTED_AT_A_TIME):
-        batch = collate([examples[i] for i in order[start : start + PREDICTED_AT_A_TIME]])
-        found.append(network(**batch).logits.float().numpy())
-    return np.concatenate(found)[np.argsort(order)]
+    examples = [{name: encoding[name][i] for name in encoding} | {"labels": 0} for i in range(len(texts[0]))]
+    logits = predict(network, evaluation_loader(examples, tokenizer)).logits
+    return logits[np.argsort(evaluation_order(examples))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +10,7 @@ from finetune_reg.console import printable
 from finetune_reg.course.grading.examiners import Findings
 from finetune_reg.course.grading.rubrics import RUBRICS
 from finetune_reg.course.grading.submission_cells import hand_read_tasks
+from finetune_reg.experiment.atomic_writing import in_one_step
 
 LONGEST_CELL = 200
 FORMULA = tuple("=+-@＝＋－＠")
@@ -33,9 +33,8 @@ def row(name: str, found: Findings, exercises: list[str]) -> dict[str, str | int
 def write_table(rows: list[dict[str, str | int]], out: Path) -> pd.DataFrame:
     """Write rows as CSV; who reads the file meanwhile sees the table before or after."""
     table = pd.DataFrame(rows)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    table.to_csv(temporary, index=False)
-    os.replace(temporary, out)
+    with in_one_step(out) as file:
+        table.to_csv(file, index=False)
     return table
 
 
