@@ -39,6 +39,8 @@ class RunRecord:
         history: per evaluation the epoch, update, mean training loss since the one before, and all metrics.
         transfer: per task of `evaluate_on` all its metrics after the last epoch.
         distance_from_pretrained: Euclidean norm of the change of all backbone weights.
+        masked_token_loss_before, masked_token_loss_after: of the backbone, see `pocket.forgetting.masked_token_loss`;
+            None in records of other encoders, and in those that are older than these entries.
         logits: after the last epoch, of the rows evaluated on, in their order, to four digits; kept only for tasks of
             the user's own that have numbered splits.
         subset: row ids and content hash of the training rows, and the hash of the rows evaluated on.
@@ -65,6 +67,8 @@ class RunRecord:
     transfer: dict[str, dict[str, Any]] = field(default_factory=dict)
     logits: list[list[float]] = field(default_factory=list)
     distance_from_pretrained: float | None = None
+    masked_token_loss_before: float | None = None
+    masked_token_loss_after: float | None = None
     subset: dict[str, Any] = field(default_factory=dict)
     weights_hash: str | None = None
     head: Literal["kept", "drawn"] | None = None

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from finetune_reg.building_blocks.parameter_groups import named_backbone_parameters
+from finetune_reg.building_blocks.parameter_groups import backbone, named_backbone_parameters
 from finetune_reg.errors import InputError, TrainingDivergedError
-from finetune_reg.experiment.encoders import Encoder, load_encoder
+from finetune_reg.experiment.encoders import Encoder, load_encoder, quiet_transformers
 from finetune_reg.experiment.environment import describe_environment, peak_memory_mb
 from finetune_reg.experiment.inputs import check_inputs
 from finetune_reg.experiment.pass_counting import PassCounter
@@ -21,6 +21,7 @@ from finetune_reg.experiment.records import FINISHED, RunRecord, read_record, re
 from finetune_reg.experiment.settings import RunSettings, check_device
 from finetune_reg.method import TrainingContext
 from finetune_reg.methods import build_method
+from finetune_reg.pocket.forgetting import masked_token_loss, pretrained_masked_token_loss
 from finetune_reg.tasks import (
     encode,
     evaluate_predictions,
@@ -155,6 +156,10 @@ def _fill(record: RunRecord, settings: RunSettings, device: torch.device) -> Non
         record.wall_seconds = round(time.perf_counter() - start, 3)
     else:
         record.status, record.transfer, record.distance_from_pretrained = "ok", transfer, distance
+        if settings.model_name == "pocket" and settings.pretrained:
+            with quiet_transformers():
+                record.masked_token_loss_before = pretrained_masked_token_loss()
+                record.masked_token_loss_after = masked_token_loss(backbone(model))
         record.score = record.history[-1][record.metric]
         record.best_score = max(entry[record.metric] for entry in record.history)
     record.forward_passes, record.backward_passes = passes.forward, passes.backward

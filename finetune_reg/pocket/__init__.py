@@ -9,5 +9,6 @@ corpus.py                  the documents that the encoder is pretrained on
 tokenizer.py, encoder.py   word pieces, and a small BERT
 masking.py, pretraining.py masked-token prediction
 fisher_scores.py           of its sub-layers, for guided dropout
+forgetting.py              what fine-tuning leaves of masked-token prediction
 tasks.py                   the four fine-tuning tasks
 """

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,7 +20,7 @@ from transformers import BertForMaskedLM, get_linear_schedule_with_warmup
 from finetune_reg.errors import InputError, shortened
 from finetune_reg.pocket.corpus import generate_documents
 from finetune_reg.pocket.encoder import pocket_config
-from finetune_reg.pocket.masking import MaskedBatch, endless_batches, mask_batch, masking_rates, tokenize_corpus
+from finetune_reg.pocket.masking import Corpus, MaskedBatch, endless_batches, mask_batch, masking_rates, tokenize_corpus
 from finetune_reg.pocket.tokenizer import build_tokenizer
 
 HELD_OUT_DOCUMENTS = 2_000
@@ -115,9 +116,9 @@ def masked_logits(model: BertForMaskedLM, batch: MaskedBatch) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate_masked_prediction(model: BertForMaskedLM) -> dict[str, float]:
-    """Loss and accuracy on held-out documents with fixed masks, and the accuracy of the relation word."""
-    corpus = tokenize_corpus(generate_documents(HELD_OUT_DOCUMENTS, HELD_OUT_SEED))
+def evaluate_masked_prediction(model: BertForMaskedLM, documents: int = HELD_OUT_DOCUMENTS) -> dict[str, float]:
+    """Loss and accuracy on the first held-out documents with fixed masks, and the accuracy of the relation word."""
+    corpus = _held_out(documents)
     generator = torch.Generator().manual_seed(HELD_OUT_SEED)
     rates = masking_rates()
     was_training = model.training
@@ -136,6 +137,11 @@ def evaluate_masked_prediction(model: BertForMaskedLM) -> dict[str, float]:
         "masked_token_accuracy": right.mean().item(),
         "relation_word_accuracy": right[is_relation].mean().item(),
     }
+
+
+@cache
+def _held_out(documents: int) -> Corpus:
+    return tokenize_corpus(generate_documents(documents, HELD_OUT_SEED))
 
 
 def write_folder(folder: Path, model: BertForMaskedLM, record: dict) -> dict:

@@ -42,7 +42,7 @@ def test_a_run_writes_a_complete_record(settings, tmp_path):
     assert record.distance_from_pretrained > 0
     assert (record.head, len(record.subset["validation_hash"])) == ("drawn", 16)
     empty = [name for name, value in stored.items() if value in (None, [], {}) and name != "error"]
-    assert empty == ["transfer", "logits"]
+    assert empty == ["transfer", "logits", "masked_token_loss_before", "masked_token_loss_after"]
 
 
 @pytest.mark.parametrize("task", ["cola", "mrpc", "stsb"])
