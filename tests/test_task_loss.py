@@ -18,6 +18,7 @@ from transformers import (
     Trainer,
     TrainerCallback,
 )
+from weighted_trainers import MethodFirst, WeightedFirst, WeightedMethodTrainer, WeightedTrainer, weighted_loss
 
 from finetune_reg.building_blocks.output_divergence import symmetric_kl
 from finetune_reg.errors import InputError
@@ -37,36 +38,6 @@ from finetune_reg.methods import (
 from finetune_reg.trainer import MethodTrainer
 
 NO_DROPOUT = without_dropout("bert")
-CLASS_WEIGHTS = (0.2, 3.0)
-
-
-def weighted_loss(logits, labels, class_weights=CLASS_WEIGHTS):
-    return F.cross_entropy(logits, labels, weight=torch.tensor(class_weights, dtype=logits.dtype))
-
-
-class Weighted(Trainer):
-    """The recipe of the Trainer's documentation."""
-
-    class_weights = CLASS_WEIGHTS
-
-    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
-        labels = inputs.pop("labels")
-        outputs = model(**inputs)
-        loss = weighted_loss(outputs.logits, labels, self.class_weights)
-        return (loss, outputs) if return_outputs else loss
-
-
-class Subclass(MethodTrainer):
-    class_weights = CLASS_WEIGHTS
-    compute_loss = Weighted.compute_loss
-
-
-class MethodFirst(MethodTrainer, Weighted):
-    pass
-
-
-class WeightedFirst(Weighted, MethodTrainer):
-    pass
 
 
 def loss_function(outputs, labels, num_items_in_batch=None):
@@ -74,7 +45,7 @@ def loss_function(outputs, labels, num_items_in_batch=None):
 
 
 KINDS = {
-    "subclass": {"trainer_class": Subclass},
+    "subclass": {"trainer_class": WeightedMethodTrainer},
     "method first": {"trainer_class": MethodFirst},
     "weighted first": {"trainer_class": WeightedFirst},
     "loss function": {"trainer_class": partial(MethodTrainer, compute_loss_func=loss_function)},
@@ -91,7 +62,7 @@ def trained(method, dataset, folder, model=None, **arguments):
 
 @pytest.mark.parametrize("name", METHOD_SETTINGS)
 def test_with_class_weights_of_one_a_subclass_equals_the_plain_class_bit_for_bit(name, dataset, tmp_path):
-    class Ones(Subclass):
+    class Ones(WeightedMethodTrainer):
         class_weights = (1.0, 1.0)
 
     found = [
@@ -126,9 +97,9 @@ def test_each_way_to_the_same_loss_gives_the_same_weights(method, dataset, tmp_p
 @pytest.mark.parametrize("kind", KINDS)
 def test_vanilla_equals_the_plain_trainer_with_the_same_loss(kind, dataset, tmp_path):
     plain = {
-        "subclass": Weighted,
-        "method first": Weighted,
-        "weighted first": Weighted,
+        "subclass": WeightedTrainer,
+        "method first": WeightedTrainer,
+        "weighted first": WeightedTrainer,
         "loss function": partial(Trainer, compute_loss_func=loss_function),
         "label smoothing": Trainer,
     }[kind]
@@ -202,13 +173,13 @@ def test_gradient_of_freelb_is_the_mean_over_the_path_of_the_weighted_loss(datas
     hook.remove()
     expected = {name: p.grad for name, p in model.named_parameters()}
     method = FreeLB(2, 0.3, None, 0.0)
-    found = gradient_of_update(double(), method, dataset, tmp_path, trainer_class=Subclass)
+    found = gradient_of_update(double(), method, dataset, tmp_path, trainer_class=WeightedMethodTrainer)
     assert largest_difference(found, expected) < 1e-12
 
 
 def test_searches_in_setup_follow_the_loss_of_the_subclass(dataset, tmp_path):
     logs = []
-    for trainer_class in (MethodTrainer, Subclass):
+    for trainer_class in (MethodTrainer, WeightedMethodTrainer):
         method = AttentionGuidedWeightMixup(n_searches=1, search_epochs=1.0)
         trained(method, dataset, tmp_path, trainer_class=trainer_class)
         logs.append(method.search_log)

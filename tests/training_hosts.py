@@ -49,6 +49,18 @@ def updates_by_hand(model, method: FineTuningMethod, optimizer, dataset) -> None
         optimizer.zero_grad()
 
 
+def train_by_hand(model, method: FineTuningMethod, dataset) -> None:
+    """Train one epoch by the six calls alone, dropout seeded; the method is undone also when it refuses."""
+    model.train()
+    run_context = context(dataset)
+    try:
+        method.setup(model, run_context)
+        torch.manual_seed(0)
+        updates_by_hand(model, method, method.create_optimizer(model, run_context), dataset)
+    finally:
+        method.finalize(model)
+
+
 def method_trainer(
     model,
     method: FineTuningMethod,

@@ -7,8 +7,6 @@ when an `InputError` says why. Anything else fails the test: there is no third k
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from functools import cache, partial
@@ -26,14 +24,15 @@ from torch import nn
 from torch.nn import functional as F
 from training_hosts import (
     checkpoint_activations,
-    context,
     largest_difference,
     method_trainer,
+    train_by_hand,
     train_in_loop,
-    updates_by_hand,
     weights,
 )
+from two_processes import launched
 from unusual_models import UNUSUAL
+from weighted_trainers import WeightedMethodTrainer
 
 from finetune_reg.errors import InputError
 from finetune_reg.methods import METHODS
@@ -47,15 +46,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
 def by_hand(build: Callable[[], tuple[nn.Module, list]], name: str) -> nn.Module:
     """Train with the six calls alone."""
     model, dataset = build()
-    method, run_context = METHOD_SETTINGS[name].active(), context(dataset)
-    model.train()
     before = weights(model)
-    try:
-        method.setup(model, run_context)
-        torch.manual_seed(0)
-        updates_by_hand(model, method, method.create_optimizer(model, run_context), dataset)
-    finally:
-        method.finalize(model)
+    train_by_hand(model, METHOD_SETTINGS[name].active(), dataset)
     assert largest_difference(before, weights(model)) > 0.0, f"{name} moved nothing"
     return model
 
@@ -91,16 +83,6 @@ def in_trainer(name: str, trainer_class=MethodTrainer, **arguments) -> nn.Module
     return model
 
 
-class Weighted(MethodTrainer):
-    """Class weights, by the recipe of the Trainer's documentation."""
-
-    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
-        labels = inputs.pop("labels")
-        outputs = model(**inputs)
-        loss = F.cross_entropy(outputs.logits, labels, weight=torch.tensor([0.2, 3.0]))
-        return (loss, outputs) if return_outputs else loss
-
-
 def in_loop(name: str, **options) -> nn.Module:
     model = tiny_encoder("bert")
     train_in_loop(model, METHOD_SETTINGS[name].active(), tiny_dataset(), **options)
@@ -133,11 +115,7 @@ def resumed(name: str) -> nn.Module:
 def trained_in_two_processes() -> dict[str, list[dict[str, torch.Tensor]]]:
     """Train with all methods in two processes; return the weights of both, by method."""
     with TemporaryDirectory() as folder:
-        file = Path(folder, "weights.pt")
-        program = str(Path(__file__).with_name("two_processes.py"))
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        subprocess.run([sys.executable, *launch, program, str(file), *METHODS], check=True, capture_output=True)
-        return torch.load(file)
+        return launched("torch.distributed.run", METHODS, Path(folder))
 
 
 TABLES: dict[str, dict[str, Trial]] = {
@@ -161,7 +139,7 @@ TABLES: dict[str, dict[str, Trial]] = {
         "plain loop": in_loop,
         "MethodTrainer": in_trainer,
         "accumulation": partial(in_trainer, accumulation_steps=2),
-        "own loss": partial(in_trainer, trainer_class=Weighted),
+        "own loss": partial(in_trainer, trainer_class=WeightedMethodTrainer),
         "smoothed labels": partial(in_trainer, label_smoothing_factor=0.1),
         "bfloat16": partial(in_trainer, bf16=True),
         "DataParallel": data_parallel,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from method_settings import METHOD_SETTINGS
 from tiny_encoders import batches, tiny_dataset, tiny_encoder
-from training_hosts import context, largest_difference, method_trainer, train_in_loop, updates_by_hand, weights
+from training_hosts import largest_difference, method_trainer, train_by_hand, train_in_loop, weights
 from transformers import T5ForTokenClassification
 from unusual_models import FAMILIES, UNUSUAL
 
@@ -81,19 +81,6 @@ REFUSED = {
 }
 
 
-def three_updates(model, method, dataset) -> None:
-    """The six calls, by hand: the loop's own checks are not there."""
-    model.train()
-    run_context = context(dataset)
-    try:
-        method.setup(model, run_context)
-        torch.manual_seed(0)
-        optimizer = method.create_optimizer(model, run_context)
-        updates_by_hand(model, method, optimizer, dataset)
-    finally:
-        method.finalize(model)
-
-
 def crossed() -> list:
     """Each method on each model; on a family of text encoders, what is neither refused nor mixed is a campaign."""
     return [
@@ -113,12 +100,12 @@ def test_it_works_or_one_sentence_refuses_it(name, kind):
     before, classes = weights(model), [type(module) for module in model.modules()]
     sentence = REFUSED[kind].get(name)
     if sentence is None:
-        three_updates(model, METHOD_SETTINGS[name].active(), dataset)
+        train_by_hand(model, METHOD_SETTINGS[name].active(), dataset)
         assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
         assert largest_difference(before, weights(model)) > 0.0
     else:
         with pytest.raises(InputError, match=re.escape(sentence)) as refusal:
-            three_updates(model, METHOD_SETTINGS[name].active(), dataset)
+            train_by_hand(model, METHOD_SETTINGS[name].active(), dataset)
         assert "\n" not in str(refusal.value)
         assert str(refusal.value).endswith(".")
     assert [type(module) for module in model.modules()] == classes
@@ -143,8 +130,8 @@ def test_the_encoder_reads_the_moved_embeddings_of_two_stacks(kind):
 def test_r3f_is_not_vanilla_on_two_stacks(kind):
     model, dataset = UNUSUAL[kind]()
     ours, plain = deepcopy(model), deepcopy(model)
-    three_updates(ours, R3F(1.0, noise_scale=0.1, dropout="shared"), dataset)
-    three_updates(plain, Vanilla(), dataset)
+    train_by_hand(ours, R3F(1.0, noise_scale=0.1, dropout="shared"), dataset)
+    train_by_hand(plain, Vanilla(), dataset)
     assert largest_difference(weights(ours), weights(plain)) > 1e-5
 
 
@@ -160,7 +147,7 @@ def test_mixout_leaves_nothing_on_big_bird_whose_attention_is_full():
     model, dataset = UNUSUAL["big_bird, full attention"]()
     classes = [type(module) for module in model.modules()]
     for length in (62, 20):
-        three_updates(model, Mixout(0.5), [{**e, **{k: e[k][:length] for k in TEXT}} for e in dataset])
+        train_by_hand(model, Mixout(0.5), [{**e, **{k: e[k][:length] for k in TEXT}} for e in dataset])
     assert [type(module) for module in model.modules()] == classes
 
 
@@ -186,7 +173,7 @@ def test_a_pass_that_looks_nothing_up_is_refused():
 def test_a_model_in_a_module_of_ones_own_trains_as_it_does_bare(name):
     bare, held = tiny_encoder("bert"), UNUSUAL["holder"]()[0]
     for model in (bare, held):
-        three_updates(model, METHOD_SETTINGS[name].active(), tiny_dataset())
+        train_by_hand(model, METHOD_SETTINGS[name].active(), tiny_dataset())
     assert largest_difference(weights(bare), weights(held.network)) == 0.0
 
 

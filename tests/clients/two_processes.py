@@ -7,7 +7,9 @@ processes draw unlike numbers of dropout masks, and each process draws a head of
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,6 +26,17 @@ from training_hosts import BATCH_SIZE, method_trainer, weights
 from finetune_reg.methods import Vanilla
 
 Weights = dict[str, torch.Tensor]
+LAUNCHERS = {
+    "torch.distributed.run": ["--standalone", "--nproc_per_node", "2"],
+    # Its name for several processes is one for GPUs: without any, they train on the CPU.
+    "accelerate.commands.launch": [
+        "--multi_gpu",
+        "--num_processes=2",
+        "--num_machines=1",
+        "--mixed_precision=no",
+        "--dynamo_backend=no",
+    ],
+}
 ACCUMULATION_STEPS = 2
 NEXT_TOKENS = "next tokens"
 """L2-SP under a loss that is divided by the number of tokens in an update of all processes."""
@@ -66,6 +79,15 @@ def train(name: str, n_processes: int) -> Weights:
             ddp_backend="gloo" if n_processes > 1 else None,
         ).train()
     return weights(model)
+
+
+def launched(launcher: str, names: Iterable[str], folder: Path) -> dict[str, list[Weights]]:
+    """Train with methods in two processes that a launcher starts; return the weights of both, by method."""
+    file = folder / "weights.pt"
+    command = [sys.executable, "-m", launcher, *LAUNCHERS[launcher], __file__, str(file), *names]
+    run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert run.returncode == 0, run.stderr[-5000:]
+    return torch.load(file)
 
 
 if __name__ == "__main__":
