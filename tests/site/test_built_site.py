@@ -56,7 +56,7 @@ def page(address, tmp_path_factory):
 def test_each_method_and_each_paper_has_a_page(site):
     written = {path.relative_to(site).with_suffix("").as_posix() for path in site.rglob("*.html")}
     wanted = {f"methods/{name}" for name in METHODS} | {f"papers/{claim.paper}" for claim in load_claims()}
-    wanted |= {"which_method", "traps", "glossary", "commands", "api/index", "notebooks/14_results"}
+    wanted |= {"which_method", "traps", "glossary", "experiments", "api/index", "notebooks/14_results"}
     assert wanted <= written
 
 
