@@ -17,6 +17,7 @@ from time import perf_counter
 import nbformat
 from nbclient import NotebookClient
 
+from finetune_reg.course.sliders import without_widgets
 from finetune_reg.experiment.atomic_writing import write_atomically
 from finetune_reg.paths import NOTEBOOKS
 from finetune_reg.sweep.kernel_sockets import private_kernel_sockets
@@ -59,6 +60,9 @@ def execute(path: Path) -> None:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         cell.metadata.pop("papermill", None)
+        for output in cell.get("outputs", []):
+            if "data" in output:
+                output.data = without_widgets(output.data)
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
