@@ -8,4 +8,6 @@ commands.py            `finetune-reg course`
 notebook_execution.py  execute the notebooks in place
 dependencies.py        which notebooks come before which
 outcomes.py            what a notebook's table shows, in sentences
+predictions.py         questions before an outcome: `ask(name, answer, evidence)`
+sliders.py             a figure to play with: `play(draw, name, values, start)`
 """

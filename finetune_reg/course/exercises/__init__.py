@@ -2,6 +2,7 @@
 
 Each module of this folder holds the exercises of one notebook: `EXERCISES`, a checker by name. A checker takes the
 attempt (a function, or a value) and raises `AssertionError` with a sentence that helps; it never shows the solution.
+`PREDICTIONS` are the questions that the notebook asks before an outcome (`finetune_reg.course.predictions`).
 """
 
 from __future__ import annotations

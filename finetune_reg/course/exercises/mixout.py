@@ -10,6 +10,7 @@ import torch
 from scipy import stats
 
 from finetune_reg.course.exercises import Checker
+from finetune_reg.course.predictions import Choice, Prediction, paired
 
 Minimizer = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 Mix = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
@@ -74,4 +75,43 @@ EXERCISES: dict[str, Checker] = {
     "minimizer-under-mixout": check_minimizer,
     "mixout-by-lerp": check_lerp,
     "seeds-needed": check_seeds_needed,
+}
+
+PREDICTIONS = {
+    "mixout-kept-weight": Prediction(
+        "A weight was 0.2 after pretraining and is 0.3 now. Mixout's p is 0.9. Which value does the layer use in the "
+        "one step of ten in which the coin keeps the current weight?",
+        (
+            Choice("0.3, its current value", "Then the mean over ten steps would be 0.21, and not the current weight."),
+            Choice(
+                "1.2", right="The deviation of 0.1 is divided by 1 - p = 0.1, so that the mean over the coins is 0.3."
+            ),
+            Choice(
+                "between 0.2 and 0.3", "That is a mixture of the two values; Mixout takes one of them, and rescales."
+            ),
+        ),
+        right="b",
+    ),
+    "mixout-distance": Prediction(
+        "Mixout pulls toward the pretrained weights. Do its runs end nearer to them than those of vanilla?",
+        (
+            Choice(
+                "nearer",
+                "The pull is there on average over the coins. But each coin also throws the weights about, and Adam "
+                "makes a step of every gradient.",
+                "The pull wins over the noise of the coins, at this learning rate.",
+            ),
+            Choice(
+                "farther",
+                "The coins add noise to each step, but the pull works against it.",
+                "The noise of the coins makes the way longer than the pull makes it shorter.",
+            ),
+            Choice(
+                "that cannot be told",
+                "A distance differs less from seed to seed than a score: so few seeds can be enough for it.",
+                "The interval has zero in it. Pull and noise of the coins work against each other.",
+            ),
+        ),
+        right=paired(below="a", above="b", undecided="c"),
+    ),
 }

@@ -17,7 +17,7 @@ from finetune_reg.course.grading.submission_cells import CHECK, parsed
 
 HIDING = {"exec", "eval", "globals", "locals", "__import__", "In", "Out"}
 LAST_OUTPUT = re.compile(r"_+(i|\d+|i\d+)?|_[io]h")
-ONLY_SHOWS = {"print", "display", "show", "check"}
+ONLY_SHOWS = {"print", "display", "show", "check", "ask", "play"}
 CERTAIN = ast.Assign | ast.FunctionDef | ast.ClassDef | ast.Import | ast.ImportFrom
 COMPREHENSIONS = {"listcomp", "setcomp", "dictcomp", "genexpr"}
 
