@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -12,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from finetune_reg.console import console
 from finetune_reg.errors import InputError
@@ -159,6 +159,7 @@ def prepare(
     slots: int | None = None,
 ) -> Prepared:
     """Look at a table and plan for it; see `compare`. A plan that is in the folder already is taken from there."""
+    start = time.monotonic()
     name = "table" if isinstance(source, pd.DataFrame) else Path(source).stem
     table = select_rows(
         read_table(source, encoding),
@@ -171,7 +172,9 @@ def prepare(
         sample=rows,
     )
     candidates, model = chosen_candidates(methods), model or default_model()
+    before_loading = time.monotonic()
     encoder = load_encoder(model, table.task, seed=0)
+    loading = time.monotonic() - before_loading
     limit = encoder.n_positions or LONGEST_INPUT
     max_length = max_length or min(limit, LONGEST_INPUT)
     account = inspect_table(table, encoder, max_length)
@@ -195,10 +198,10 @@ def prepare(
         plan = Plan.restore(stored["plan"])
     else:
         is_here = engine == HERE
-        threads = torch.get_num_threads() if is_here else 1
-        timing = measure(candidates, table, encoder, max_length, threads)
+        timing = measure(candidates, table, encoder, loading, max_length, is_here)
         n_slots = 1 if is_here else slots or default_slots()
-        plan = choose_plan(candidates, timing, len(table.rows), budget, n_slots, kernels=not is_here)
+        spent = (time.monotonic() - start) / 60
+        plan = choose_plan(candidates, timing, len(table.rows), budget, n_slots, kernels=not is_here, spent=spent)
     return Prepared(table, encoder, model, max_length, account, plan, asked)
 
 
@@ -221,7 +224,7 @@ def carry_out(prepared: Prepared, folder: Path, engine: str = "local", slots: in
     best, recommendation = recommend(results)
     n_train = min(len(split["train"]) for split in splits)
     rarest = table.rows.label.value_counts().min() if table.task.label_names else n_train
-    parts = [part for part in CURVE if rarest * part >= 2]
+    parts = [part for part in CURVE if plan.draws_curve and rarest * part >= 2]
     n_rows = [int(part * n_train) for part in parts]
     title = best.candidate.title
     curve = run_curve(plan, maker, best.candidate, runs.chosen[title], n_rows, not table.task.is_regression)

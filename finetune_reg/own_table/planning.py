@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
@@ -19,7 +21,6 @@ from finetune_reg.methods import build_method
 from finetune_reg.own_table.candidates import CANDIDATES, TRIES, Candidate
 from finetune_reg.own_table.selection import OwnTable
 from finetune_reg.results.statistics import smallest_decided_effect
-from finetune_reg.sweep.cost import SECONDS_PER_NOTEBOOK
 from finetune_reg.tasks import encode, evaluation_loader, training_loader
 from finetune_reg.tasks.task_table import FOLDS
 from finetune_reg.training_loop import predict, train
@@ -30,19 +31,25 @@ DESIGNS = ((3, 1, 1), (5, 1, 1), (5, 1, 2), (5, 2, 2), (5, 2, 3), (5, 4, 3))
 FEWEST_METHODS = 2
 PART_OF_BUDGET = 0.9  # the rest is for what cannot be measured beforehand
 CURVE = (0.25, 0.5)  # parts of the training rows, to see what more rows would bring
-TIMED_UPDATES = 4
+TIMED_UPDATES = 3  # and one before them, which also makes room in memory
+START = "import ipykernel.kernelapp, finetune_reg.experiment.run, finetune_reg.results.plotting, transformers.models"
 DISAGREEMENT = 0.15  # share of rows on which two methods differ, assumed before anything is known
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds on one core: of an update by the title of the method, and of the evaluation of a row.
+    """Seconds on one core.
 
-    `refused` says by its title why a method cannot train the encoder.
+    Attributes:
+        update: of an update, by the title of the method; evaluated_row: of the evaluation of a row.
+        encoder: of loading the encoder, which each run does; kernel: of starting a kernel, which each notebook does.
+        refused: by its title, why a method cannot train the encoder.
     """
 
     update: dict[str, float]
     evaluated_row: float
+    encoder: float = 0.0
+    kernel: float = 0.0
     refused: dict[str, str] = field(default_factory=dict)
 
 
@@ -81,13 +88,19 @@ class Plan:
     @property
     def exclusions(self) -> list[str]:
         """Which methods are left out, and why, a sentence each."""
-        too_dear = [f"{', '.join(self.left_out)}: the budget is too small. Give a larger --budget."]
-        return [f"{title}: {reason}" for title, reason in self.refused.items()] + too_dear * bool(self.left_out)
+        too_dear = self.left_out + ["the score by the number of rows"] * (not self.draws_curve)
+        sentence = f"{', '.join(too_dear)}: the budget is too small. Give a larger --budget."
+        return [f"{title}: {reason}" for title, reason in self.refused.items()] + [sentence] * bool(too_dear)
 
     @property
     def n_splits(self) -> int:
         """Splits of the rows, each with a seed of its own."""
         return self.folds * self.repeats
+
+    @property
+    def draws_curve(self) -> bool:
+        """Whether one method is trained on fewer rows, too; the smallest design has no time for it."""
+        return (self.folds, self.repeats, len(self.tries)) != DESIGNS[0]
 
     @property
     def chooses(self) -> bool:
@@ -110,7 +123,13 @@ class Plan:
 
 
 def choose_plan(
-    candidates: list[Candidate], timing: Timing, n_rows: int, budget: float | None, slots: int, kernels: bool
+    candidates: list[Candidate],
+    timing: Timing,
+    n_rows: int,
+    budget: float | None,
+    slots: int,
+    kernels: bool,
+    spent: float = 0.0,
 ) -> Plan:
     """Return the largest design that fits into the budget; where even the smallest does not, fewer methods.
 
@@ -118,6 +137,7 @@ def choose_plan(
         budget: minutes, None for the largest design.
         slots: runs at a time.
         kernels: each batch of runs starts a kernel.
+        spent: minutes of the budget that are gone already.
 
     Raises:
         InputError: two methods on the smallest design take longer, or vanilla or all others are refused.
@@ -128,13 +148,14 @@ def choose_plan(
         for folds, repeats, n_tries in reversed(DESIGNS if n_methods == len(usable) else DESIGNS[:1]):
             left_out = [candidate.title for candidate in usable[n_methods:]]
             plan = Plan(kept, folds, repeats, TRIES[:n_tries], 0.0, left_out, timing.refused)
-            minutes = _minutes(plan, timing, n_rows, slots, kernels)
+            minutes = spent + _minutes(plan, timing, n_rows, slots, kernels)
             estimates.append(minutes)
             if budget is None or minutes <= PART_OF_BUDGET * budget:
                 return replace(plan, minutes=minutes)
     raise InputError(
         f"The smallest comparison takes about {estimates[-1]:.1f} minutes here, more than the budget of {budget:g}: "
-        f"give --budget {math.ceil(estimates[-1] / PART_OF_BUDGET)}m, a smaller encoder, or fewer rows with --rows."
+        f"give --budget {math.ceil(estimates[-1] / PART_OF_BUDGET)}m, a smaller encoder, fewer rows with --rows, or "
+        "shorter inputs with --max-length."
     )
 
 
@@ -151,19 +172,34 @@ def _usable(candidates: list[Candidate], timing: Timing) -> list[Candidate]:
 
 def _minutes(plan: Plan, timing: Timing, n_rows: int, slots: int, kernels: bool) -> float:
     n_train = n_rows * (plan.folds - 1) / plan.folds
-    n_chosen_on = n_train / FOLDS
-    seconds, epochs = 0.0, [epochs for _, epochs in plan.tries]
-    for candidate in plan.candidates:
-        update = timing.update[candidate.title]
-        choosing = sum(update * e * math.ceil((n_train - n_chosen_on) / BATCH_SIZE) for e in epochs) * plan.chooses
-        testing = update * sum(epochs) / len(epochs) * math.ceil(n_train / BATCH_SIZE)
-        evaluating = timing.evaluated_row * (len(epochs) * n_chosen_on * plan.chooses + n_rows - n_train)
-        seconds += plan.n_splits * (choosing + testing + evaluating)
-    dearest = max(timing.update[candidate.title] for candidate in plan.candidates)
-    curve = plan.folds * dearest * max(epochs) * sum(CURVE) * n_train / BATCH_SIZE
-    n_kernels = len(plan.candidates) * len(epochs) * (1 + plan.chooses) + len(CURVE) * len(epochs)
-    parallel = (seconds + curve + kernels * SECONDS_PER_NOTEBOOK * n_kernels) / slots
-    return (parallel + dearest * max(epochs) * n_rows / BATCH_SIZE) / 60
+    epochs = [epochs for _, epochs in plan.tries]
+    start = timing.kernel * kernels
+
+    def run(update: float, n_epochs: float, rows: float, n_tested: float) -> float:
+        return timing.encoder + update * n_epochs * math.ceil(rows / BATCH_SIZE) + timing.evaluated_row * n_tested
+
+    stages = []
+    updates = [timing.update[candidate.title] for candidate in plan.candidates]
+    dearest, n_held_out, mean = max(updates), n_train / FOLDS, sum(epochs) / len(epochs)
+    if plan.chooses:
+        choosing = [run(update, e, n_train - n_held_out, n_held_out) for update in updates for e in epochs]
+        stages.append([start + plan.n_splits * seconds for seconds in choosing])
+    testing = [run(update, mean, n_train, n_rows - n_train) for update in updates]
+    stages.append([start * min(len(epochs), plan.n_splits) + plan.n_splits * seconds for seconds in testing])
+    if plan.draws_curve:
+        fewer = [run(dearest, max(epochs), part * n_train, n_rows - n_train) for part in CURVE]
+        stages.append([start + plan.folds * seconds for seconds in fewer])
+    workers = start * len(stages)  # which take as long to start as kernels do
+    final = run(dearest, max(epochs), n_rows, 0)
+    return (sum(_side_by_side(stage, slots) for stage in stages) + workers + final) / 60
+
+
+def _side_by_side(seconds: list[float], slots: int) -> float:
+    """Return how long notebooks take that are started one after another, each at the first place that is free."""
+    places = [0.0] * slots
+    for one in sorted(seconds, reverse=True):
+        places[places.index(min(places))] += one
+    return max(places)
 
 
 class _Timed:
@@ -178,19 +214,29 @@ class _Timed:
             self.moments.append(time.perf_counter())
             yield batch
 
+    def end(self, epoch: int, losses: list[float]) -> None:
+        """Note when the last batch was done with."""
+        self.moments.append(time.perf_counter())
 
-def measure(candidates: list[Candidate], table: OwnTable, encoder: Encoder, max_length: int, threads: int) -> Timing:
-    """Time a few updates of each method, and an evaluation, on rows of the table; note which methods refuse.
+
+def measure(
+    candidates: list[Candidate], table: OwnTable, encoder: Encoder, loading: float, max_length: int, is_here: bool
+) -> Timing:
+    """Time a few updates of each method, an evaluation and what comes before them; note which methods refuse.
 
     Args:
-        threads: of PyTorch, as the runs will have.
+        loading: seconds that loading the encoder took.
+        is_here: runs are made in this process, with all its threads; else in kernels of one thread, whose start is
+            timed, too.
     """
-    n_rows = min(len(table.rows), BATCH_SIZE * TIMED_UPDATES)
+    start = time.perf_counter()
+    n_rows = min(len(table.rows), BATCH_SIZE * (TIMED_UPDATES + 1))
     rows = table.rows.sample(n_rows, random_state=0).index
     examples = encode(table.task, [table.records[i] for i in rows], encoder.tokenizer, max_length, encoder.n_positions)
+    encoding = (time.perf_counter() - start) * len(table.rows) / n_rows
     loader = training_loader(examples, encoder.tokenizer, BATCH_SIZE, seed=0)
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(before if is_here else 1)
     try:
         update, refused = {}, {}
         for candidate in candidates:
@@ -201,18 +247,26 @@ def measure(candidates: list[Candidate], table: OwnTable, encoder: Encoder, max_
                 batch_size=BATCH_SIZE,
                 learning_rate=1e-5,
                 weight_decay=0.01,
-                n_updates=2 * len(timed.batches),
+                n_updates=len(timed.batches),
             )
             try:
                 method = build_method(candidate.method, **candidate.hyperparameters)
                 with torch.random.fork_rng(devices=[]):
-                    train(deepcopy(encoder.model), method, timed, context)
+                    train(deepcopy(encoder.model), method, timed, context, after_epoch=timed.end)
             except InputError as refusal:
                 refused[candidate.title] = str(refusal)
                 continue
-            update[candidate.title] = float(np.median(np.diff(timed.moments)))
+            update[candidate.title] = float(np.mean(np.diff(timed.moments)[1:]))
         start = time.perf_counter()
         predict(encoder.model, evaluation_loader(examples, encoder.tokenizer))
-        return Timing(update, (time.perf_counter() - start) / len(examples), refused)
+        evaluated_row = (time.perf_counter() - start) / len(examples)
     finally:
         torch.set_num_threads(before)
+    return Timing(update, evaluated_row, loading + encoding, 0.0 if is_here else _kernel_seconds(), refused)
+
+
+def _kernel_seconds() -> float:
+    """Start a Python with what a kernel imports, and return how long that takes."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", START], check=True)
+    return time.perf_counter() - start

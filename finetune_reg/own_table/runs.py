@@ -105,7 +105,7 @@ def run_plan(plan: Plan, maker: RunMaker) -> SplitRuns:
     splits = list(range(plan.n_splits))
     tried = {
         (candidate.title, one): NotebookRun(maker.parameters(candidate, one, seeds=splits, held_out_fold=0))
-        for candidate in plan.candidates
+        for candidate in reversed(plan.candidates)  # the dearest stand at the end; they start first, to end with all
         for one in plan.tries
     }
     records = {}
@@ -123,9 +123,9 @@ def run_plan(plan: Plan, maker: RunMaker) -> SplitRuns:
         }
         chosen[candidate.title] = {s: _best(plan, {one: found[s] for one, found in of_try.items()}) for s in splits}
         held_out[candidate.title] = {one: sum(found) / len(found) for one, found in of_try.items()}
-    notebooks = {c.title: _by_try(chosen[c.title], c, maker) for c in plan.candidates}
+    notebooks = {c.title: _by_try(chosen[c.title], c, maker) for c in reversed(plan.candidates)}
     found = maker.make("Testing all methods.", [notebook for group in notebooks.values() for notebook in group])
-    return SplitRuns({title: _by_split(group, found) for title, group in notebooks.items()}, chosen, held_out)
+    return SplitRuns({c.title: _by_split(notebooks[c.title], found) for c in plan.candidates}, chosen, held_out)
 
 
 def run_curve(
@@ -134,9 +134,8 @@ def run_curve(
     """Train a method on fewer rows of each split of the first repetition; one mapping per number of rows."""
     first = {split: chosen[split] for split in range(plan.folds)}
     groups = [_by_try(first, candidate, maker, n_train=n, stratified=stratified) for n in n_rows]
-    found = (
-        maker.make("Training on fewer rows.", [notebook for group in groups for notebook in group]) if groups else {}
-    )
+    largest_first = [notebook for group in reversed(groups) for notebook in group]
+    found = maker.make("Training on fewer rows.", largest_first) if groups else {}
     return [_by_split(group, found) for group in groups]
 
 

@@ -11,7 +11,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, T5Co
 
 import finetune_reg
 from finetune_reg.errors import InputError
-from finetune_reg.own_table import comparison as comparison_module
 from finetune_reg.own_table import planning
 from finetune_reg.own_table.model import predict_table
 
@@ -28,7 +27,7 @@ def compared(tiny_world, tmp_path_factory):
     arguments = {"source": path, "text": "words", "label": "animal", "output_dir": folder / "out"}
     arguments |= OPTIONS | {"model": tiny_world["model_name"]}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planning, "DESIGNS", ((3, 1, 2),))
+        patch.setattr(planning, "DESIGNS", ((3, 1, 1), (3, 1, 2)))
         patch.setattr(planning, "TRIES", ((1.0, 2), (2.0, 1)))
         return finetune_reg.compare(**arguments), folder / "out", arguments
 
@@ -112,7 +111,6 @@ def test_what_cannot_be_predicted_is_refused(compared, model, columns, sentence)
 def test_pairs_and_scores_are_compared_too(tiny_world, tmp_path, monkeypatch):
     monkeypatch.setattr(planning, "DESIGNS", ((3, 1, 1),))
     monkeypatch.setattr(planning, "TRIES", ((1.0, 1),))
-    monkeypatch.setattr(comparison_module, "CURVE", ())
     table = animals(36).assign(second=animals(36).words[::-1].to_numpy())
     options = OPTIONS | {"model": tiny_world["model_name"], "scores": True}
     found = finetune_reg.compare(table, ["words", "second"], "size", tmp_path, **options)

@@ -13,7 +13,7 @@ from finetune_reg.methods import build_method
 from finetune_reg.own_table.candidates import CANDIDATES, chosen_candidates, tried_rate
 from finetune_reg.own_table.commands import read_minutes
 from finetune_reg.own_table.duplicates import find_duplicates
-from finetune_reg.own_table.planning import BATCH_SIZE, DESIGNS, Plan, Timing, choose_plan
+from finetune_reg.own_table.planning import DESIGNS, Plan, Timing, choose_plan
 from finetune_reg.own_table.selection import select_rows
 from finetune_reg.own_table.splitting import make_splits, write_task
 from finetune_reg.tasks import load_task
@@ -91,25 +91,45 @@ def test_a_larger_budget_buys_a_larger_design_and_a_small_one_fewer_methods():
     assert designs[0] == DESIGNS[-1]
     assert [DESIGNS.index(design) for design in designs] == sorted(map(DESIGNS.index, designs), reverse=True)
     assert all(plan(budget).minutes <= budget for budget in (60, 30, 15, 8))
-    small = plan(2.6)
+    small = plan(2.2)
     assert [candidate.title for candidate in small.candidates] == ["vanilla", "head only"]
     assert small.left_out == [candidate.title for candidate in candidates[2:]]
     with pytest.raises(InputError, match=r"takes about .* more than the budget of 0.5: give --budget"):
         plan(0.5)
 
 
-def test_the_estimate_counts_each_training():
-    plan = choose_plan(list(CANDIDATES[:2]), EQUAL, 300, None, 1, False)
-    to_choose, to_test = (10 + 3 + 10) * 192 // BATCH_SIZE, (10 + 3 + 10) / 3 * 240 / BATCH_SIZE
-    trainings = 0.1 * 2 * plan.n_splits * (to_choose + to_test) / 60
-    assert trainings < plan.minutes < 1.15 * trainings
+def test_the_estimate_is_the_sum_of_what_is_run():
+    update, row, encoder, kernel = 0.1, 0.001, 0.5, 4.0
+    timing = Timing({candidate.title: update for candidate in CANDIDATES[:2]}, row, encoder, kernel)
+
+    def minutes(slots, kernels):
+        return choose_plan(list(CANDIDATES[:2]), timing, 300, None, slots, kernels, spent=2.0)
+
+    plan = minutes(1, True)
+    assert (plan.folds, plan.repeats, [epochs for _, epochs in plan.tries]) == (5, 4, [10, 3, 10])
+    choosing = 2 * 20 * sum(encoder + 12 * epochs * update + 48 * row for epochs in (10, 3, 10))
+    testing = 2 * 20 * (encoder + 15 * 23 / 3 * update + 60 * row)
+    curve = 5 * (2 * encoder + (4 + 8) * 10 * update + 2 * 60 * row)
+    final = encoder + 19 * 10 * update
+    kernels = kernel * (2 * 3 + 2 * 3 + 2 + 3)  # those of the runs, and workers before each of three stages
+    assert plan.minutes == pytest.approx(2 + (choosing + testing + curve + final + kernels) / 60)
+    assert minutes(1, False).minutes == pytest.approx(plan.minutes - kernels / 60)
+    half = 2 + (choosing / 2 + testing / 2 + final) / 60
+    assert half + curve / 2 / 60 < minutes(2, False).minutes < half + curve / 60
+
+
+def test_the_smallest_design_leaves_the_curve_out_and_says_so():
+    small = choose_plan(list(CANDIDATES), EQUAL, 300, 2.6, slots=1, kernels=False)
+    assert not small.draws_curve
+    assert "the score by the number of rows: the budget is too small" in small.exclusions[0]
+    large = choose_plan(list(CANDIDATES), EQUAL, 300, 60, slots=1, kernels=False)
+    assert (large.draws_curve, large.exclusions) == (True, [])
 
 
 def test_methods_that_refuse_are_not_planned_but_vanilla_has_to_run():
     def plan(*refused):
-        timing = Timing(
-            {c.title: 0.1 for c in CANDIDATES if c.title not in refused}, 0.001, dict.fromkeys(refused, "No.")
-        )
+        update = {c.title: 0.1 for c in CANDIDATES if c.title not in refused}
+        timing = Timing(update, 0.001, refused=dict.fromkeys(refused, "No."))
         return choose_plan(list(CANDIDATES), timing, 300, None, 1, False)
 
     without = plan("mixout", "r-drop")

@@ -27,7 +27,7 @@ def test_a_killed_comparison_ends_with_the_same_page(tiny_world, tmp_path):
     wait_for(lambda: (out / "comparison.json").exists() or killed.poll() is not None, 120)
     _shrink(killed, out)
     killed = _start(command, tmp_path)
-    wait_for(lambda: len(list(out.glob("records/*.json"))) >= 4 or killed.poll() is not None, 240)
+    wait_for(lambda: len(list(out.glob("records/*.json"))) >= 5 or killed.poll() is not None, 240)
     killed.kill()
     killed.wait()
     assert not (out / "answer.html").exists()
@@ -48,11 +48,11 @@ def _start(command: list, folder: Path) -> subprocess.Popen:
 
 
 def _shrink(process: subprocess.Popen, out: Path) -> None:
-    """Kill the command as soon as its plan is stored, and leave a plan of three splits in its place."""
+    """Kill the command as soon as its plan is stored, and leave a plan of four splits in its place."""
     process.kill()
     process.wait()
     kept = read_json(out / "comparison.json")
-    kept["plan"] |= {"folds": 3, "repeats": 1, "tries": [[1.0, 1]]}
+    kept["plan"] |= {"folds": 4, "repeats": 1, "tries": [[1.0, 1]]}
     write_json(out / "comparison.json", kept)
 
 
