@@ -30,10 +30,13 @@ def points_of(part: Mapping[str, Any], path: Path | str) -> list[Point]:
     base, grid, by_task = (mapping_of(part, name, path) for name in ("base", "grid", "by_task"))
     if not grid:
         raise not_a_plan(path)
-    for name in (*base, *grid):
+    names = [name for entry in grid for name in _names_in(entry)]
+    for name in (*base, *names):
         check_parameter_name(name)
-    for name, values in grid.items():
-        _check_list(name, values, "its grid", path)
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{path} has {twice[0]} in two entries of its grid: leave it out of one.")
+    for entry, values in grid.items():
+        _check_list(entry, values, "its grid", path)
     tasks = grid.get("task", [base.get("task", SETTING_DEFAULTS["task"])])
     for task in tasks:
         if not isinstance(task, str):
@@ -47,12 +50,14 @@ def points_of(part: Mapping[str, Any], path: Path | str) -> list[Point]:
                 raise InputError(f"{path} sets the task in by_task of {task}: it is {task} there, leave it out.")
             if name in grid:
                 _check_list(name, value, f"by_task of {task}", path)
+            elif name in names:
+                raise InputError(f"{path} sets {name} in by_task of {task}, where the grid does: leave it out.")
     combined = _combined(base, grid, {task: mapping_of(by_task, task, path) for task in tasks}, path)
     exclude = list_of(part, "exclude")
     if not isinstance(exclude, list) or len(exclude) > MAX_EXCLUDED:
         example = "a list of mappings, for example `- {task: rte}`"
         raise InputError(f"{path} needs exclude to be {example}, at most {MAX_EXCLUDED} of them.")
-    known = {name: [point[name] for point in combined] for name in grid}
+    known = {name: [point[name] for point in combined] for name in names}
     for excluded in exclude:
         _check_excluded(excluded, known, path)
         if not any(_lies_in(point, excluded) for point in combined):
@@ -89,8 +94,19 @@ def _combined(
     combined = []
     for values, own in grids:
         fixed = base | {name: own[name] for name in own if name not in grid}
-        combined += [fixed | dict(zip(values, point, strict=True)) for point in product(*values.values())]
+        entries = [[_parts_of(entry, value) for value in listed] for entry, listed in values.items()]
+        combined += [fixed | {name: part for parts in point for name, part in parts} for point in product(*entries)]
     return combined
+
+
+def _names_in(entry: str) -> list[str]:
+    """Return the parameters of an entry of a grid: one, or several that vary together, `method, epochs`."""
+    return [name.strip() for name in entry.split(",")]
+
+
+def _parts_of(entry: str, value: Any) -> list[tuple[str, Any]]:
+    names = _names_in(entry)
+    return list(zip(names, value, strict=True)) if len(names) > 1 else [(entry, value)]
 
 
 def check_parameter_name(name: str) -> None:
@@ -125,8 +141,14 @@ def list_of(part: Mapping[str, Any], name: str) -> Any:
 def _check_list(name: str, values: Any, where: str, path: Path | str) -> None:
     if not isinstance(values, list) or not values:
         raise InputError(f"{path} needs a list of values for {name!r} in {where}, not {shortened(values)}.")
-    seen = set()
+    names, seen = _names_in(name), set()
+    if len(names) > 1 and "task" in names:
+        raise InputError(f"{path} varies task together with others: give it an entry of its own in {where}.")
     for value in values:
+        if len(names) > 1 and not (isinstance(value, list) and len(value) == len(names)):
+            raise InputError(
+                f"{path} needs lists of {len(names)} values, one each of {name}, in {where}, not {shortened(value)}."
+            )
         if (text := json.dumps(value, sort_keys=True)) in seen:
             raise InputError(f"{path} has {shortened(value)} twice in the list of {name!r} in {where}: leave one out.")
         seen.add(text)

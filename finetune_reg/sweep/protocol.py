@@ -50,7 +50,8 @@ def read_protocol(path: Path | str, scale: str | None = None) -> Protocol:
     A plan has `base`, parameters of all runs; `grid`, lists of values that are combined, in the place of a value in
     `base`; `by_task`, parameters of single tasks: a value overrides `base`, a list replaces the one of the grid; and
     `exclude`, a list of partial points of the grid that are left out. A method in the grid is a name, or a mapping of a
-    name to its hyperparameters; in `exclude`, a name stands for all its variants.
+    name to its hyperparameters; in `exclude`, a name stands for all its variants. Parameters that vary together are one
+    entry of the grid, `method, epochs: [[vanilla, 6], [r_drop, 3]]`.
 
     With `scales`, a mapping of names to these four, it is made at one scale at a time. The entries of a scale's `base`
     and `grid` override those of the plan one by one; its `by_task` and `exclude` stand in the place of the plan's.

@@ -35,8 +35,9 @@ from finetune_reg.sweep.cost import MODEL_SIZES, count_passes, estimate_costs
 from finetune_reg.sweep.protocol import read_protocol, store_protocol, stored_protocols
 from finetune_reg.tasks import TASKS, encode, load_task, training_loader
 
-PROTOCOLS = {path.stem: load_yaml(path) for path in sorted(PLANS.glob("*.yaml")) if "scales" in load_yaml(path)}
 SCALES = ("paper", "real-small", "pocket")
+PLANNED = {path.stem: load_yaml(path) for path in sorted(PLANS.glob("*.yaml"))}
+PROTOCOLS = {name: plan for name, plan in PLANNED.items() if "paper" in plan.get("scales", ())}
 MIXOUT = "lee2020mixout/table-1/bert-large-uncased/mixout-w_pre-0.7"
 GUIDED = "sharma2024guided/reviewers-table/bert-base-uncased/guided-dropout"
 
@@ -165,7 +166,26 @@ scales:
     assert points("other") == [(task, "vanilla", 5, 16, 2e-5) for task in ("entailment", "similarity")]
 
 
+def test_parameters_of_one_entry_vary_together_with_each_value_of_the_others(tmp_path):
+    path = _plan(
+        tmp_path,
+        """
+grid:
+  learning_rate: [1e-3, 2e-3]
+  "method, epochs": [[vanilla, 6], [{mixout: {mix_probability: 0.7}}, 6], [r_drop, 3]]
+exclude:
+  - {method: mixout, learning_rate: 2e-3}
+""",
+    )
+    settings = [run.settings[0] for run in read_plan(path)]
+    found = [(s.method, s.epochs, s.learning_rate) for s in settings]
+    at_the_lower = [("vanilla", 6, 1e-3), ("mixout", 6, 1e-3), ("r_drop", 3, 1e-3)]
+    assert found == [*at_the_lower, ("vanilla", 6, 2e-3), ("r_drop", 3, 2e-3)]
+    assert settings[1].method_hyperparameters["mix_probability"] == 0.7
+
+
 GRID = "grid: {task: [rte, cola], method: [vanilla, mixout]}\n"
+TOGETHER = "grid: {task: [rte], 'method, epochs': [[vanilla, 6]]}\n"
 
 
 @pytest.mark.parametrize(
@@ -182,6 +202,12 @@ GRID = "grid: {task: [rte, cola], method: [vanilla, mixout]}\n"
         (GRID + "by_task: {rte: {epoch: 3}}", None, "did you mean 'epochs'"),
         (GRID + "by_task: {rte: {method: vanilla}}", None, "a list of values for 'method' in by_task of rte"),
         (GRID + "by_task: {rte: 3}", None, "needs rte to be a mapping"),
+        (TOGETHER + "by_task: {rte: {epochs: 3}}", None, "sets epochs in by_task of rte, where the grid does"),
+        (TOGETHER.replace(", 6", ""), None, "needs lists of 2 values, one each of method, epochs, in its grid"),
+        (TOGETHER.replace("[vanilla", "[vanilla, 1"), None, r"lists of 2 values.*not \['vanilla', 1, 6\]"),
+        (TOGETHER.replace("task:", "epochs: [3], task:"), None, "has epochs in two entries of its grid"),
+        (TOGETHER.replace("task: [rte],", "").replace("method,", "task,"), None, "varies task together with others"),
+        (TOGETHER.replace("epochs", "epoch"), None, "did you mean 'epochs'"),
         (GRID + "published: {method: mixout}", None, "published to be a list of mappings like"),
         (GRID + f"published: [{{method: mixot, rows: {MIXOUT}}}]", None, "did you mean 'mixout'"),
         (GRID + f"published: [{{method: smart, rows: {MIXOUT}}}]", None, r"published names SMART\(smooth.*no grid"),
