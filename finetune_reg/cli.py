@@ -191,7 +191,7 @@ def report(
     planned = [settings for settings, _ in planned_runs(folder).values()]
     reproduced = {protocol.title: protocol.published for protocol in stored_protocols(folder)}
     page, tables = write_report(folder, planned or None, reproduced=reproduced)
-    shown = [i for i, header in enumerate(HEADERS) if header not in ("task", "median", "max", "p")]
+    shown = [i for i, header in enumerate(HEADERS) if header not in ("task", "median", "max", "p", "passes")]
     for heading, rows in tables.items():
         table = Table(title=heading, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
         for i in shown:

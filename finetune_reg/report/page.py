@@ -25,6 +25,7 @@ from finetune_reg.report.page_tables import (
     HEADERS,
     PageTable,
     aggregates_table,
+    equal_passes_rows,
     number,
     published_table,
     scores_table,
@@ -34,9 +35,12 @@ from finetune_reg.report.page_tables import (
 from finetune_reg.results import plotting
 from finetune_reg.results.claims import CLAIMS, MECHANISMS, load_claims
 from finetune_reg.results.comparable_runs import SCALE
+from finetune_reg.results.costs.equal_passes import at_chosen_rates, equal_passes_table
+from finetune_reg.results.costs.figures import passes_figure
 from finetune_reg.results.published_comparison import beside_published, beside_rows, summarize_as_published
 from finetune_reg.results.published_results import PublishedRows, load_published_results
 from finetune_reg.results.run_tables import (
+    BASELINE,
     RECIPE,
     aggregate_table,
     by_recipe,
@@ -67,6 +71,17 @@ class Section:
     aggregates: PageTable
     published: PageTable | None
     figures: list[PageFigure]
+
+
+@dataclass
+class EqualCost:
+    """Methods beside vanilla of as many passes, at one scale; `refusal` says why there is no such table."""
+
+    heading: str
+    is_toy: bool
+    scores: PageTable | None = None
+    figure: PageFigure | None = None
+    refusal: str = ""
 
 
 @dataclass
@@ -117,6 +132,9 @@ def write_report(
     sections = [
         _section(heading, runs, output_dir, None if reproduced else published) for heading, runs in by_recipe(pooled)
     ]
+    costs = [
+        cost for _, runs in table.groupby(SCALE, dropna=False, sort=False) if (cost := _equal_cost(runs, output_dir))
+    ]
     claims = [judged_claims(runs) for _, runs in table.groupby(SCALE, dropna=False, sort=False)]
     recorded = set(table.run_id)
     page = output_dir / "report.html"
@@ -126,6 +144,7 @@ def write_report(
         header=at_a_glance(table, [verdict for scale in claims for verdict in (*scale.judged, *scale.not_run)]),
         reproductions=_reproductions(pooled, published, reproduced, planned or ()) if reproduced else [],
         sections=sections,
+        costs=costs,
         toy=TOY,
         claims=claims,
         n_planned=None if planned is None else len(planned),
@@ -155,10 +174,7 @@ def _reproductions(
 
 def judged_claims(table: pd.DataFrame) -> JudgedClaims:
     """Judge the papers' claims and our own studies on the runs of one scale, or tell why they cannot be."""
-    source, model_name, n_train = table[SCALE].iloc[0]
-    claims = JudgedClaims(
-        f"Model {short_name(model_name)}, source {short_name(source)}, {number(n_train)} training rows"
-    )
+    claims = JudgedClaims(_scale_words(table))
     try:
         verdicts = judge_all([*load_claims(CLAIMS), *load_claims(MECHANISMS)], table)
     except InputError as error:
@@ -167,6 +183,36 @@ def judged_claims(table: pd.DataFrame) -> JudgedClaims:
     claims.judged = [verdict for verdict in verdicts if verdict.outcome != "not run"]
     claims.not_run = [verdict for verdict in verdicts if verdict.outcome == "not run"]
     return claims
+
+
+def _scale_words(table: pd.DataFrame) -> str:
+    source, model_name, n_train = table[SCALE].iloc[0]
+    return f"Model {short_name(model_name)}, source {short_name(source)}, {number(n_train)} training rows"
+
+
+def _equal_cost(table: pd.DataFrame, output_dir: Path) -> EqualCost | None:
+    """Compare methods at equal passes on the runs of one scale; None where vanilla has one number of epochs."""
+    reported = table[table.held_out_fold.isna()]
+    of_baseline = reported[reported.method_label == BASELINE]
+    if (of_baseline.groupby("task").epochs.nunique() < 2).all() or reported.method_label.nunique() < 2:
+        return None
+    cost = EqualCost(f"At equal cost: {_scale_words(table)}", bool((table.source == "pocket").all()))
+    try:
+        found = equal_passes_table(at_chosen_rates(table) if len(reported) < len(table) else table)
+    except InputError as error:
+        cost.refusal = str(error)
+        return cost
+    if found.difference.isna().all():
+        return None
+    cost.scores = equal_passes_rows(found)
+    cost.figure = page_figure(
+        passes_figure(found),
+        output_dir / f"equal_cost_{_slug(cost.heading)}.png",
+        "Scores against passes, and differences to vanilla of as many passes. The table above has the numbers.",
+        "Left: mean scores with 95 % t intervals; what nothing cheaper beats is ringed and joined by a broad line. "
+        "Right: mean paired differences to vanilla of as many passes, with 95 % t intervals.",
+    )
+    return cost
 
 
 def _section(heading: str, runs: pd.DataFrame, output_dir: Path, published: pd.DataFrame | None) -> Section:

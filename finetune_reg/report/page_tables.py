@@ -18,11 +18,17 @@ from finetune_reg.results.run_tables import SETTING, short_name
 from finetune_reg.tasks import TASKS
 
 HEADERS = ["task", "method", "n", "failed", "mean ± std", "95 % interval", "median", "max", "minus vanilla", "p"]
-HEADERS += ["p (Holm)"]
+HEADERS += ["p (Holm)", "passes"]
 SCORES_LEGEND = """n: finished seeds. Failed: seeds that diverged or do not beat the best constant prediction. Scores
 are of the last epoch on the development set, times 100. The standard deviation has ddof 1; the interval is the 95 % t
 interval of the mean. Minus vanilla: mean paired difference on equal seeds with its 95 % t interval. p: two-sided
-sign-flip permutation test; p (Holm): the same, corrected for all comparisons with one baseline."""
+sign-flip permutation test; p (Holm): the same, corrected for all comparisons with one baseline. Passes: forward and
+backward, mean of the runs."""
+EQUAL_PASSES_LEGEND = """Rate: where a search is counted, the one that was chosen on held-out rows. Passes: forward and
+backward of a run; of the search: of all runs among which its rate was chosen. Minus vanilla: mean paired difference on
+equal seeds to vanilla of as many passes, with its 95 % t interval; vanilla, epochs: how long that was trained.
+p (Holm): two-sided sign-flip permutation test, corrected for all comparisons of the task. Efficient: no other row of
+the task is as cheap and better; another set of seeds may change that."""
 AGGREGATES_LEGEND = """Interquartile mean: mean of the middle half of all scores, times 100, with a 95 % t interval from
 the jackknife over seeds. Probability of improvement: that a run beats one of vanilla on a task drawn at random, with a
 95 % interval stratified by task; no interval where one side wins every pair. A diverged run counts as the best constant
@@ -73,6 +79,7 @@ def scores_table(summary: pd.DataFrame) -> PageTable:
                 f"{100 * paired:+.1f} {_interval(row.paired_low, row.paired_high)}" if compared else "",
                 f"{row.paired_p_value:.3f}" if compared else "",
                 f"{row.paired_holm:.3f}" if compared else "",
+                _count(row.passes),
             ]
         )
     return PageTable(HEADERS, rows, 2, SCORES_LEGEND)
@@ -87,13 +94,44 @@ def aggregates_table(aggregates: pd.DataFrame) -> PageTable:
             row.method,
             str(row.tasks),
             str(row.runs),
-            f"{row.mean_passes:,.0f}",
+            _count(row.mean_passes),
             f"{_number(100 * row.iqm)} {_interval(row.iqm_low, row.iqm_high)}",
             "" if math.isnan(row.improvement) else f"{row.improvement:.2f} {_probabilities(row)}",
         ]
         for row in methods
     ]
     return PageTable(headers, rows, 1, AGGREGATES_LEGEND)
+
+
+def equal_passes_rows(found: pd.DataFrame) -> PageTable:
+    """Format `results.costs.equal_passes.equal_passes_table`, scores times 100."""
+    headers = ["task", "method", "epochs", "rate", "passes", "of the search", "n", "failed", "mean", "minus vanilla"]
+    headers += ["vanilla, epochs", "p (Holm)", "efficient"]
+    rows = []
+    row: Any
+    for row in found.itertuples():
+        compared = not pd.isna(row.difference)
+        difference = (
+            f"{100 * row.difference:+z.1f} {_interval(row.difference_low, row.difference_high)}" if compared else ""
+        )
+        rows.append(
+            [
+                f"{row.task} ({row.metric})",
+                row.method,
+                str(row.epochs),
+                f"{row.learning_rate:g}",
+                _count(row.passes),
+                _count(row.search_passes),
+                str(row.n),
+                str(row.failed),
+                f"{_number(100 * row.mean)} {_interval(row.low, row.high)}",
+                difference,
+                _count(row.baseline_epochs),
+                f"{row.p_holm:.3f}" if compared else "",
+                "yes" if row.efficient else "",
+            ]
+        )
+    return PageTable(headers, rows, 2, EQUAL_PASSES_LEGEND)
 
 
 def published_table(beside: pd.DataFrame) -> PageTable:
@@ -218,6 +256,10 @@ def _probabilities(row: Any) -> str:
 
 def _number(value: float) -> str:
     return "–" if pd.isna(value) else f"{value:.1f}"
+
+
+def _count(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:,.0f}"
 
 
 def _spread(mean: float, std: float) -> str:

@@ -14,4 +14,5 @@ planned_claims.py        what the runs of a plan can decide
 verdicts.py              what our runs say to a claim
 selection.py             hyperparameters, chosen on held-out rows
 plotting.py              the figures of notebooks and reports
+costs/                   scores beside passes, training rows and what is forgotten
 """

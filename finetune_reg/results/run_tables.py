@@ -162,15 +162,18 @@ def summary_table(table: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame
     Runs that each drew other training rows are pooled as by `pool_fresh_subsets`.
 
     Returns:
-        One row per setting and method: the fields of `Summary` and, where the baseline has the same seeds, the
-        paired difference with its interval, its p-value, and `paired_holm`, the p-value after Holm's correction over
-        the comparisons with one baseline, that is of one task at one setting.
+        One row per setting and method: the fields of `Summary`, `passes` (forward and backward, mean of the runs) and,
+        where the baseline has the same seeds, the paired difference with its interval, its p-value, and `paired_holm`,
+        the p-value after Holm's correction over the comparisons with one baseline, that is of one task at one setting.
 
     Raises:
         InputError: runs that may not be compared, see `comparable`.
     """
     rows = []
-    scored = comparable(table)[[*SETTING, *SEEDS, "method", "method_label", "metric", "score", "below_majority"]]
+    table = comparable(table)
+    scored = table.assign(passes=passes_of(table))[
+        [*SETTING, *SEEDS, "method", "method_label", "metric", "score", "below_majority", "passes"]
+    ]
     for setting, group in pool_fresh_subsets(scored).groupby(SETTING, dropna=False, sort=False):
         seeded = group.set_index(list(SEEDS))
         reference = seeded[seeded.method_label == baseline].score
@@ -179,6 +182,7 @@ def summary_table(table: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame
             row = dict(zip(SETTING, setting, strict=True)) | {"method": label, "metric": runs.metric.iloc[0]}
             failed = int((runs.below_majority.fillna(True)).astype(bool).sum())
             row |= {"method_name": runs.method.iloc[0], **vars(summarize(scores.dropna(), failed))}
+            row |= {"passes": runs.passes.mean()}
             paired = pd.concat([scores, reference], axis=1, keys=["ours", "reference"]).dropna()
             if label != baseline and len(paired):
                 row |= {

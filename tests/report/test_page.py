@@ -95,12 +95,28 @@ def test_the_page_has_the_table_that_the_command_prints(folder, page):
     assert heading == "Model pocket, source pocket"
     assert all(len(row) == len(HEADERS) for row in rows)
     first = ["rte (accuracy)", "Vanilla()", "6", "0", "62.5 ± 1.9", "[60.5, 64.5]", "62.5", "65.0"]
-    assert rows[0] == [*first, "", "", ""]
+    assert rows[0] == [*first, "", "", "", "200"]
     mixout = next(row for row in rows if row[1].startswith("Mixout"))
-    assert mixout[8:] == ["+2.0 [2.0, 2.0]", "0.031", "0.031"]
+    assert mixout[8:] == ["+2.0 [2.0, 2.0]", "0.031", "0.031", "300"]
     cells = [" ".join(cell.split()) for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", page, re.DOTALL)]
     for row in rows:
         assert set(row) <= set(cells)
+
+
+def test_where_vanilla_was_trained_longer_the_page_compares_at_equal_cost(folder, page, tmp_path):
+    assert "At equal cost" not in page  # vanilla has one number of epochs
+    for seed in range(3):
+        for epochs, method in ((3, "vanilla"), (6, "vanilla"), (3, "r_drop")):
+            passes = 100 if (epochs, method) == (3, "vanilla") else 300
+            score = 0.6 + 0.01 * epochs + 0.01 * (method == "r_drop") + 0.001 * seed
+            write_record(recorded_run("rte", method, seed, score, forward_passes=passes, epochs=epochs), tmp_path)
+    compared = write_report(tmp_path)[0].read_text()
+    assert "At equal cost: Model pocket, source pocket, 200 training rows" in compared
+    assert re.search(r"RDrop\(strength=1.0\)</td>.*?>-2.0 \[-2.0, -2.0\]</td>\s*<td[^>]*>6</td>", compared, re.DOTALL)
+    assert list(tmp_path.glob("equal_cost_At-equal-cost-Model-pocket*.png"))
+    write_record(recorded_run("rte", held_out_fold=0, epochs=3), tmp_path)
+    refused = write_report(tmp_path)[0].read_text()
+    assert "Not compared: RDrop(strength=1.0) for 3 epochs on rte has no run on held-out rows" in refused
 
 
 def test_the_page_says_what_interval_it_shows_and_that_pocket_is_a_toy(page):
