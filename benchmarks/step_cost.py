@@ -1,11 +1,12 @@
 """What a training step of each method costs, in time and memory, relative to plain fine-tuning.
 
     python benchmarks/step_cost.py [--steps 15] [--batch-size 16] [--length 64] [--under plain] [--method SMART ...]
+                                   [--size small] [--device cpu]
 
-Model: a BERT of 6 layers, width 384 (22.7 M parameters, P), random weights, random tokens, one torch thread, float32.
-Times are of the processor, so that other work on the machine disturbs them little. After two warm-up rounds, steps
-alternate vanilla, plain, method, vanilla, plain, ...; methods that switch dropout off are compared at dropout 0.
-Columns:
+Model: a BERT of 6 layers, width 384 (`small`, 22.7 M parameters, P), or of the size of BERT-base (`base`, 109.5 M),
+random weights, random tokens, one torch thread, float32. Times on the CPU are of the processor, so that other work on
+the machine disturbs them little; on a GPU they end when it is done. After two warm-up rounds, steps alternate vanilla,
+plain, method, vanilla, plain, ...; methods that switch dropout off are compared at dropout 0. Columns:
 
 * ratio: median and range of the method's step over vanilla's of the same round (both with fused AdamW and clipping);
 * passes: forward and backward, as the method declares them;
@@ -123,6 +124,10 @@ def checkpointed(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
+SIZES = {
+    "small": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
+    "base": {},
+}
 UNDER = {"plain": lambda model: model, "lora": with_adapter, "checkpointing": checkpointed}
 
 
@@ -130,19 +135,23 @@ class Host:
     """One model in training with one method."""
 
     def __init__(
-        self, method: FineTuningMethod, batch: dict[str, torch.Tensor], under: str, plain: bool = False
+        self,
+        method: FineTuningMethod,
+        batch: dict[str, torch.Tensor],
+        under: str,
+        size: str,
+        plain: bool = False,
     ) -> None:
         torch.manual_seed(0)
-        config = BertConfig(
-            hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, num_labels=2
-        )
-        self.model = UNDER[under](BertForSequenceClassification(config)).train()
+        self.device = batch["labels"].device
+        config = BertConfig(**SIZES[size], num_labels=2)
+        self.model = UNDER[under](BertForSequenceClassification(config)).to(self.device).train()
         examples = [{name: tensor[i] for name, tensor in batch.items()} for i in range(len(batch["labels"]))] * 5
         context = TrainingContext(examples, _stack, len(batch["labels"]), 2e-5, 0.01, N_UPDATES)
         self.method, self.batch, self.plain = method, batch, plain
-        start = time.process_time()
+        start = self.clock()
         method.setup(self.model, context)
-        self.setup_seconds = time.process_time() - start
+        self.setup_seconds = self.clock() - start
         self.model.train()
         if plain:
             self.optimizer = torch.optim.AdamW(weight_decay_groups(self.model, 0.01), lr=2e-5)
@@ -150,27 +159,39 @@ class Host:
             self.optimizer = method.create_optimizer(self.model, context)
         self.parts = {"forward": [], "backward": []}
 
+    def clock(self) -> float:
+        """Return seconds: of the processor on a CPU, else when the GPU has done all that it was given."""
+        if self.device.type == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
     def step(self) -> float:
-        """Make one update and return its seconds of processor time."""
-        start = time.process_time()
+        """Make one update and return its seconds."""
+        start = self.clock()
         outputs = self.model(**self.batch)
-        self.parts["forward"].append(time.process_time() - start)
+        self.parts["forward"].append(self.clock() - start)
         loss = self.method.training_loss(self.model, self.batch, outputs)
-        before_backward = time.process_time()
+        before_backward = self.clock()
         loss.backward()
-        self.parts["backward"].append(time.process_time() - before_backward)
+        self.parts["backward"].append(self.clock() - before_backward)
         self.method.after_backward(self.model)
         if not self.plain:
             clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.method.after_step(self.model, self.optimizer)
         self.optimizer.zero_grad()
-        return time.process_time() - start
+        return self.clock() - start
 
     def memory(self) -> tuple[int, int]:
         """Return the bytes held between steps and the highest allocation within one, held bytes included."""
         gc.collect()
         held = live_tensor_bytes()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            before = torch.cuda.memory_allocated(self.device)
+            self.step()
+            return held, held + torch.cuda.max_memory_allocated(self.device) - before
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
             self.step()
         allocated = peak = 0
@@ -192,11 +213,11 @@ def live_tensor_bytes() -> int:
 
 
 def measured_memory(
-    build: Callable[[], FineTuningMethod], batch: dict[str, torch.Tensor], under: str
+    build: Callable[[], FineTuningMethod], batch: dict[str, torch.Tensor], under: str, size: str
 ) -> tuple[int, int]:
     gc.collect()
     others = live_tensor_bytes()
-    host = Host(build(), batch, under)
+    host = Host(build(), batch, under, size)
     for _ in range(3):
         host.step()
     held, peak = host.memory()
@@ -213,6 +234,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--under", choices=UNDER, default="plain", help="What vanilla and the methods train under.")
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1.")
     parser.add_argument("--method", nargs="*", help="Only rows whose name contains one of these.")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -223,20 +246,19 @@ def main() -> None:
         "attention_mask": torch.ones(shape, dtype=torch.long),
         "labels": torch.randint(2, shape[:1]),
     }
+    batch = {name: tensor.to(arguments.device) for name, tensor in batch.items()}
     rows = {n: row for n, row in ROWS.items() if not arguments.method or any(m in n for m in arguments.method)}
-    under = arguments.under
-    baseline = {off: measured_memory(lambda off=off: _vanilla(off), batch, under) for off in (False, True)}
-    hosts = {
-        off: (Host(_vanilla(off), batch, under), Host(_vanilla(off), batch, under, plain=True)) for off in (False, True)
-    }
+    model_of = (batch, arguments.under, arguments.size)
+    baseline = {off: measured_memory(lambda off=off: _vanilla(off), *model_of) for off in (False, True)}
+    hosts = {off: (Host(_vanilla(off), *model_of), Host(_vanilla(off), *model_of, plain=True)) for off in (False, True)}
     model = hosts[False][0].model
     unit = 4 * sum(parameter.numel() for parameter in model.parameters())
     n_linear = sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear))
     table = Table("method", "ratio (range)", "passes", "quotient", "to plain", "released", "held", "peak", "bytes")
     for name, row in track(rows.items(), "methods", console=Console(stderr=True)):
-        held, peak = measured_memory(row.build, batch, under)
+        held, peak = measured_memory(row.build, *model_of)
         held, peak = (ours - theirs for ours, theirs in zip((held, peak), baseline[row.without_dropout], strict=True))
-        host, (vanilla, plain) = Host(row.build(), batch, under), hosts[row.without_dropout]
+        host, (vanilla, plain) = Host(row.build(), *model_of), hosts[row.without_dropout]
         for part in vanilla.parts.values():
             part.clear()
         n_rounds = row.whole_cycle or arguments.steps + 2
