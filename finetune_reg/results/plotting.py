@@ -33,6 +33,7 @@ Palette = dict[str, tuple[float, float, float]]
 LineStyle = Literal["-", "--", ":", "-."]
 DASHES: tuple[LineStyle, ...] = get_args(LineStyle)
 COLUMNS = 4
+PAGE_DPI = 80  # of the page: an inch of a figure is that wide on it
 METRIC_LABELS = {
     "accuracy": "accuracy",
     "f1": "F1",
@@ -43,11 +44,15 @@ METRIC_LABELS = {
 }
 
 
-def use_style() -> None:
-    """Set the style of all figures: white background, light grid, colour-blind-safe palette."""
+def use_style(dpi: int = PAGE_DPI) -> None:
+    """Set the style of all figures: white background, light grid, colour-blind-safe palette.
+
+    Args:
+        dpi: pixels for each inch of a figure in a notebook. More are sharper, and the figure is no larger on the page.
+    """
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
     plt.rcParams |= {
-        "figure.dpi": 80,
+        "figure.dpi": dpi,
         "savefig.dpi": 110,
         "figure.facecolor": "white",
         "savefig.facecolor": "white",
@@ -202,9 +207,12 @@ def show(figure: Figure, alt: str, colours: int = 256) -> None:
     )
     few_colours.save(reduced, "png", optimize=True)
     picture = b64encode(reduced.getvalue()).decode()
-    html = f'<img src="data:image/png;base64,{picture}" alt="{escape(alt)}">'
+    width = round(few_colours.width * PAGE_DPI / figure.dpi)
+    html = f'<img src="data:image/png;base64,{picture}" width="{width}" alt="{escape(alt)}">'
     display(
-        {"text/html": html, "image/png": picture, "text/plain": alt}, metadata={"image/png": {"alt": alt}}, raw=True
+        {"text/html": html, "image/png": picture, "text/plain": alt},
+        metadata={"image/png": {"alt": alt, "width": width}},
+        raw=True,
     )
 
 

@@ -26,7 +26,7 @@ def test_show_displays_one_picture_with_its_text_as_html_and_as_png(displayed):
     axes.imshow(np.arange(400).reshape(20, 20), cmap="viridis")
     show(figure, alt='Map: "dark" < light & so on')
     ((data, metadata),) = displayed
-    assert metadata == {"image/png": {"alt": 'Map: "dark" < light & so on'}}
+    assert metadata["image/png"]["alt"] == 'Map: "dark" < light & so on'
     assert data["text/plain"] == 'Map: "dark" < light & so on'
     assert 'alt="Map: &quot;dark&quot; &lt; light &amp; so on"' in data["text/html"]
     assert f'src="data:image/png;base64,{data["image/png"]}"' in data["text/html"]
@@ -56,6 +56,16 @@ def test_show_makes_a_smaller_picture_of_fewer_colours(displayed):
     many, few = (b64decode(data["image/png"]) for data, _ in displayed)
     assert len(Image.open(BytesIO(few)).convert("RGB").getcolors()) <= 8
     assert len(few) < len(many)
+
+
+def test_a_sharper_picture_is_no_larger_on_the_page(displayed):
+    for dpi in (80, 130):
+        show(plt.figure(figsize=(4, 1), dpi=dpi), alt="Nothing")
+    widths = [metadata["image/png"]["width"] for _, metadata in displayed]
+    pixels = [Image.open(BytesIO(b64decode(data["image/png"]))).width for data, _ in displayed]
+    assert pixels[1] / pixels[0] == pytest.approx(130 / 80, abs=0.05)
+    assert widths[0] == pixels[0] == pytest.approx(widths[1], abs=2)
+    assert all(f'width="{width}"' in data["text/html"] for width, (data, _) in zip(widths, displayed, strict=True))
 
 
 def test_score_ranges_name_the_ends_of_every_method_by_task_and_leave_out_runs_without_a_score():
