@@ -11,14 +11,21 @@ from finetune_reg import paths
 from finetune_reg.course.predictions import ask, paired, predictions
 from finetune_reg.errors import InputError
 
-ASKING = ("04_mixout",)
+ASKING = ("04_mixout", "05_smart")
 BELOW, ABOVE, UNDECIDED = (
     ([1.0, 2.0, 3.0], [2.0, 3.1, 4.0]),
     ([2.0, 3.1, 4.0], [1.0, 2.0, 3.0]),
     ([1.0, 2.0], [2.0, 1.0]),
 )
 # What decides each question about runs, so that every one of its answers is right once.
-EVIDENCE = {"mixout-distance": (BELOW, ABOVE, UNDECIDED)}
+EVIDENCE = {
+    "mixout-distance": (BELOW, ABOVE, UNDECIDED),
+    "smart-half": tuple(
+        {"vanilla": [0.09, 0.1, 0.11], "smoothness alone": smoothness, "teacher alone": teacher}
+        for smoothness in ([0.04, 0.05, 0.06], [0.1, 0.09, 0.12])
+        for teacher in ([0.05, 0.04, 0.06], [0.12, 0.09, 0.1])
+    ),
+}
 ALL = predictions()
 FACTS = [name for name, asked in ALL.items() if isinstance(asked.right, str)]
 every_prediction = pytest.mark.parametrize("name", ALL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 import torch
@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from finetune_reg.building_blocks.output_divergence import symmetric_kl
 from finetune_reg.course.exercises import Checker
+from finetune_reg.course.predictions import Choice, Prediction
+from finetune_reg.results.statistics import compare_paired
 
 DOUBLE = torch.float64
 SEEDS = ["seed_init", "seed_order", "seed_noise"]
@@ -133,4 +135,72 @@ EXERCISES: dict[str, Checker] = {
     "smart-teacher-memory": check_teacher_memory,
     "smart-r-drop-loss": check_r_drop_loss,
     "smart-fast-teacher": check_fast_teacher,
+}
+
+
+def working_half(rough: Mapping[str, Sequence[float]]) -> tuple[str, str]:
+    """Say which half of SMART makes the worst move smaller: a the adversary's, b the teacher's, c both, d neither."""
+    falls = {}
+    for name in ("smoothness alone", "teacher alone"):
+        falls[name] = compare_paired(rough[name], rough["vanilla"])
+    found = {name: fall.high < 0 for name, fall in falls.items()}
+    letters = {(True, False): "a", (False, True): "b", (True, True): "c", (False, False): "d"}
+    figures = " and ".join(
+        f"{fall.difference:+.3f} [{fall.low:+.3f}, {fall.high:+.3f}] nats with {name}" for name, fall in falls.items()
+    )
+    return letters[found["smoothness alone"], found["teacher alone"]], f"Against vanilla it changes by {figures}."
+
+
+PREDICTIONS = {
+    "smart-radius": Prediction(
+        "The adversary may move each coordinate by epsilon, and epsilon is small. You make it ten times smaller. What"
+        " happens to the symmetric KL of its worst move?",
+        (
+            Choice(
+                "it falls ten times",
+                "So would a quantity with a slope at the clean input. A divergence has its minimum there, and no "
+                "slope.",
+            ),
+            Choice(
+                "it falls a hundred times",
+                right="At the clean input the divergence and its slope are both 0, so the square of the move leads.",
+            ),
+            Choice(
+                "it hardly falls, because the adversary still finds the worst direction",
+                "The direction stays, but the way along it gets shorter, and the prediction is a smooth function of "
+                "the input.",
+            ),
+        ),
+        right="b",
+    ),
+    "smart-half": Prediction(
+        "SMART adds a smoothness term, with the paper's radius of 1e-5, and a pull toward a slow average of the "
+        "weights. You train with one half alone. Which half makes the worst move smaller than vanilla's?",
+        (
+            Choice(
+                "the smoothness term, which was made for it",
+                "It was made for it, but remember its size: at a radius of 1e-5 it adds less than a millionth of a "
+                "nat to the loss.",
+                "Small as the term is, its gradient was enough here.",
+            ),
+            Choice(
+                "the teacher",
+                "A teacher near the start predicts next to nothing, and to stay near it keeps predictions flat. But "
+                "that is not all that these seeds show.",
+                "In a short run the teacher is nearly the untrained start, which is undecided everywhere. To be near "
+                "it is to be flat.",
+            ),
+            Choice(
+                "each of the two",
+                "At the paper's radius one of them is far too small to act. Compare the sizes of the two terms.",
+                "Each interval lies below zero, although the two terms differ by orders of magnitude.",
+            ),
+            Choice(
+                "neither, as far as these seeds can tell",
+                "There is a difference to see: what predicts with less confidence also moves less.",
+                "Both intervals have zero in them: the seeds differ more than the halves do.",
+            ),
+        ),
+        right=working_half,
+    ),
 }
