@@ -9,6 +9,7 @@ from finetune_reg.method import TrainingContext as TrainingContext
 from finetune_reg.methods import L2SP as L2SP
 from finetune_reg.methods import METHODS as METHODS
 from finetune_reg.methods import R3F as R3F
+from finetune_reg.methods import SAM as SAM
 from finetune_reg.methods import SMART as SMART
 from finetune_reg.methods import AttentionGuidedWeightMixup as AttentionGuidedWeightMixup
 from finetune_reg.methods import ChildTuningD as ChildTuningD
@@ -20,8 +21,11 @@ from finetune_reg.methods import FreeLB as FreeLB
 from finetune_reg.methods import GaussianDropout as GaussianDropout
 from finetune_reg.methods import GuidedDropout as GuidedDropout
 from finetune_reg.methods import HeadFirst as HeadFirst
+from finetune_reg.methods import HyPe as HyPe
 from finetune_reg.methods import LayerwiseLearningRateDecay as LayerwiseLearningRateDecay
+from finetune_reg.methods import LowRankAdaptation as LowRankAdaptation
 from finetune_reg.methods import Mixout as Mixout
+from finetune_reg.methods import NEFTune as NEFTune
 from finetune_reg.methods import NoisyTune as NoisyTune
 from finetune_reg.methods import PermutedDropout as PermutedDropout
 from finetune_reg.methods import PretrainedInterpolation as PretrainedInterpolation
@@ -29,6 +33,7 @@ from finetune_reg.methods import PretrainedWeightDecay as PretrainedWeightDecay
 from finetune_reg.methods import RDrop as RDrop
 from finetune_reg.methods import RecAdam as RecAdam
 from finetune_reg.methods import ReversedDropout as ReversedDropout
+from finetune_reg.methods import SelectiveProjectionDecay as SelectiveProjectionDecay
 from finetune_reg.methods import TopKLayers as TopKLayers
 from finetune_reg.methods import TopLayerReinitialization as TopLayerReinitialization
 from finetune_reg.methods import UniformDropout as UniformDropout

@@ -40,7 +40,7 @@ from finetune_reg.building_blocks.pretrained_model import task_loss
 from finetune_reg.errors import InputError
 from finetune_reg.hyperparameters.ranges import Count, NonNegative, Precision, Seed, check_hyperparameters, check_ranges
 
-SetupStage = Literal["initialization", "head", "preparation", "search", "reference"]
+SetupStage = Literal["adapter", "initialization", "head", "preparation", "search", "reference"]
 CALLS = ("setup", "create_optimizer", "training_loss", "after_backward", "after_step", "finalize")
 
 
@@ -219,8 +219,9 @@ class FineTuningMethod:
     def setup_stage(self) -> SetupStage:
         """What `setup` does, in the only order that is right.
 
-        `"initialization"` changes the weights, `"head"` trains those of the head, `"preparation"` takes snapshots or
-        changes modules, `"search"` trains or measures on the training data, `"reference"` copies the whole model.
+        `"adapter"` puts adapters into the model, `"initialization"` changes the weights, `"head"` trains those of the
+        head, `"preparation"` takes snapshots or changes modules, `"search"` trains or measures on the training data,
+        `"reference"` copies the whole model.
         """
         return "preparation"
 

@@ -23,6 +23,7 @@ from finetune_reg.methods import (
     HeadFirst,
     HyPe,
     LayerwiseLearningRateDecay,
+    LowRankAdaptation,
     Mixout,
     NEFTune,
     NoisyTune,
@@ -94,6 +95,9 @@ METHOD_SETTINGS = {
         lambda: TopLayerReinitialization(1), lambda: TopLayerReinitialization(0, False), deterministic=True
     ),
     "top_k_layers": MethodSetting(lambda: TopKLayers(1), lambda: TopKLayers(None), deterministic=True),
+    "low_rank_adaptation": MethodSetting(
+        lambda: LowRankAdaptation(4, targets="all_linear"), lambda: LowRankAdaptation(None), deterministic=True
+    ),
     "noisy_tune": MethodSetting(NoisyTune, lambda: NoisyTune(0.0), deterministic=True),
     "head_first": MethodSetting(HeadFirst, lambda: HeadFirst(None), deterministic=True),
     "rec_adam": MethodSetting(

@@ -21,6 +21,7 @@ from finetune_reg.methods.head_first import HeadFirst
 from finetune_reg.methods.hype import HyPe
 from finetune_reg.methods.l2_sp import L2SP
 from finetune_reg.methods.layerwise_learning_rate_decay import LayerwiseLearningRateDecay
+from finetune_reg.methods.low_rank_adaptation import LowRankAdaptation
 from finetune_reg.methods.mixout import Mixout
 from finetune_reg.methods.neftune import NEFTune
 from finetune_reg.methods.noisy_tune import NoisyTune
@@ -52,6 +53,7 @@ METHODS: dict[str, type[FineTuningMethod]] = {
     "layerwise_learning_rate_decay": LayerwiseLearningRateDecay,
     "top_layer_reinitialization": TopLayerReinitialization,
     "top_k_layers": TopKLayers,
+    "low_rank_adaptation": LowRankAdaptation,
     "noisy_tune": NoisyTune,
     "head_first": HeadFirst,
     "rec_adam": RecAdam,

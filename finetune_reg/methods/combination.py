@@ -11,11 +11,12 @@ or read the gradients.
 
 **Under adapters.** Each member's own.
 
-**Rules.** Members stand in the order of what their `setup` does: first those that change the initial weights
-(re-initialization, noise), then one that trains the head alone, then those that take snapshots or change modules, then
-those that search or measure on the training data, last those that copy the whole model. At most one member replaces
-linear layers, sets dropout rates, replaces the task loss, brings its own optimizer, delivers other weights than those
-trained, makes the passes of all again. Anything else is refused: it would run, and be wrong.
+**Rules.** Members stand in the order of what their `setup` does: first one that puts adapters into the model, under
+which the others act or refuse, then those that change the initial weights (re-initialization, noise), then one that
+trains the head alone, then those that take snapshots or change modules, then those that search or measure on the
+training data, last those that copy the whole model. At most one member replaces linear layers, sets dropout rates,
+replaces the task loss, brings its own optimizer, delivers other weights than those trained, makes the passes of all
+again. Anything else is refused: it would run, and be wrong.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from finetune_reg.method import FineTuningMethod, TrainingContext
 from finetune_reg.methods.sam import SAM
 
 _STAGES = {
+    "adapter": "puts adapters into the model",
     "initialization": "changes the initial weights",
     "head": "trains the head",
     "preparation": "takes snapshots of the weights or changes modules",

@@ -41,6 +41,7 @@ DEFINED = {  # the other methods have a meaning under every adapter
     "layerwise_learning_rate_decay": IN_BLOCKS,
     "top_layer_reinitialization": set(),
     "top_k_layers": IN_BLOCKS,
+    "low_rank_adaptation": set(),
     "noisy_tune": set(),
     "dps_dense": {"LORA", "DORA"},
     "dps_mix": set(),

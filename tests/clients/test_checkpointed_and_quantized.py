@@ -14,7 +14,7 @@ from finetune_reg.methods import METHODS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*checkpointing.*:FutureWarning")  # its new name is younger than 5.5
 DATASET = tiny_dataset()
-DIFFERENTIATING = ("smart", "freelb", "child_tuning_d", "attention_guided_weight_mixup")
+DIFFERENTIATING = ("smart", "freelb", "child_tuning_d", "attention_guided_weight_mixup", "low_rank_adaptation")
 
 
 def checkpointed(use_reentrant: bool | None):
@@ -32,7 +32,7 @@ def test_reentrant_checkpointing_is_refused_at_setup(name, use_reentrant):
         method.setup(checkpointed(use_reentrant).train(), context(DATASET))
 
 
-@pytest.mark.parametrize("name", ["smart", "freelb"])
+@pytest.mark.parametrize("name", ["smart", "freelb", "low_rank_adaptation"])
 def test_a_trainer_that_enables_it_later_is_refused_at_its_first_loss(name, tmp_path):
     options = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
     with pytest.raises(InputError, match="use_reentrant"):
@@ -53,7 +53,15 @@ class Linear4bit(nn.Linear):
 
 @pytest.mark.parametrize(
     "name",
-    ["mixout", "dps_mix", "attention_guided_weight_mixup", "noisy_tune", "top_layer_reinitialization", "combination"],
+    [
+        "mixout",
+        "dps_mix",
+        "attention_guided_weight_mixup",
+        "noisy_tune",
+        "top_layer_reinitialization",
+        "combination",
+        "low_rank_adaptation",
+    ],
 )
 def test_quantized_weights_are_refused_by_what_they_are(name):
     model = tiny_encoder("bert")

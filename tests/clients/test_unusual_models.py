@@ -19,6 +19,7 @@ from finetune_reg.building_blocks.parameter_groups import backbone, named_head_p
 from finetune_reg.building_blocks.pretrained_model import name_backbone
 from finetune_reg.errors import InputError
 from finetune_reg.methods import L2SP, METHODS, R3F, FreeLB, Mixout, RDrop, Vanilla
+from finetune_reg.methods.low_rank_adaptation import adaptable_layers
 from finetune_reg.trainer import MethodTrainer
 
 TEXT = ("input_ids", "attention_mask")
@@ -51,7 +52,7 @@ BY_DEPTH = (
     "hype",
 )
 MIXING = ("mixout", "attention_guided_weight_mixup", "dps_mix", "combination")
-CHANGING_MODULES = (*DROPPING, *MIXING, "vanilla")  # vanilla's active setting sets dropout rates
+CHANGING_MODULES = (*DROPPING, *MIXING, "low_rank_adaptation", "vanilla")  # vanilla's active setting sets dropout rates
 REFUSED = {
     "modernbert": {"gaussian_dropout": NO_RATES},
     "albert": dict.fromkeys(set(DROPPING) - {"gaussian_dropout"}, "does not fit AlbertForSequenceClassification"),
@@ -59,7 +60,9 @@ REFUSED = {
     "llama": dict.fromkeys(DROPPING, "has dropout on its attention probabilities alone"),
     "qwen2": dict.fromkeys(DROPPING, "has dropout on its attention probabilities alone"),
     "longformer": {"gaussian_dropout": NO_RATES},
-    "xlnet": dict.fromkeys((*MOVING, *MIXING), "whose attention keeps weights outside of layers"),
+    "xlnet": dict.fromkeys(
+        (*MOVING, *MIXING, "low_rank_adaptation"), "whose attention keeps weights outside of layers"
+    ),
     "images": {**dict.fromkeys(MOVING, NO_TABLE), "gaussian_dropout": NO_RATES},
     "plain": {
         **{name: NO_BACKBONE for name in METHODS if name not in FREE_OF_BACKBONES},
@@ -224,6 +227,21 @@ def test_all_of_a_language_model_without_a_base_is_pretrained():
     model, _ = UNUSUAL["t5, writing"]()
     assert backbone(model) is model
     assert not list(named_head_parameters(model))
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("mpnet", ["q", "v"]), ("modernbert", ["Wqkv"]), ("llama", ["q_proj", "v_proj"]), ("albert", ["query", "value"])],
+)
+def test_low_rank_adaptation_finds_query_and_value(kind, expected):
+    names = adaptable_layers(UNUSUAL[kind]()[0], "query_value")
+    assert sorted({name.rpartition(".")[2] for name in names}) == expected
+
+
+def test_low_rank_adaptation_leaves_a_table_that_also_writes_alone():
+    model, _ = UNUSUAL["t5, writing"]()
+    assert model.lm_head.weight is model.shared.weight
+    assert not any("lm_head" in name for name in adaptable_layers(model, "all_linear"))
 
 
 def test_several_pretrained_models_in_one_module_need_a_name():
