@@ -128,7 +128,8 @@ def write_report(
     table = collect(output_dir, output_dir / "results.parquet")
     published = load_published_results() if published is None else published
     plotting.use_style()
-    pooled = pool_fresh_subsets(table)
+    reported = table[table.held_out_fold.isna()]
+    pooled = pool_fresh_subsets(table if reported.empty else reported)  # beside others, held-out runs only choose
     sections = [
         _section(heading, runs, output_dir, None if reproduced else published) for heading, runs in by_recipe(pooled)
     ]

@@ -26,9 +26,9 @@ sign-flip permutation test; p (Holm): the same, corrected for all comparisons wi
 backward, mean of the runs."""
 EQUAL_PASSES_LEGEND = """Rate: where a search is counted, the one that was chosen on held-out rows. Passes: forward and
 backward of a run; of the search: of all runs among which its rate was chosen. Minus vanilla: mean paired difference on
-equal seeds to vanilla of as many passes, with its 95 % t interval; vanilla, epochs: how long that was trained.
-p (Holm): two-sided sign-flip permutation test, corrected for all comparisons of the task. Efficient: no other row of
-the task is as cheap and better; another set of seeds may change that."""
+equal seeds to vanilla of as many passes, with its 95 % t interval. p (Holm): two-sided sign-flip permutation test,
+corrected for all comparisons of the task. Efficient: no other row of the task is as cheap and better; another set of
+seeds may change that."""
 AGGREGATES_LEGEND = """Interquartile mean: mean of the middle half of all scores, times 100, with a 95 % t interval from
 the jackknife over seeds. Probability of improvement: that a run beats one of vanilla on a task drawn at random, with a
 95 % interval stratified by task; no interval where one side wins every pair. A diverged run counts as the best constant
@@ -106,7 +106,7 @@ def aggregates_table(aggregates: pd.DataFrame) -> PageTable:
 def equal_passes_rows(found: pd.DataFrame) -> PageTable:
     """Format `results.costs.equal_passes.equal_passes_table`, scores times 100."""
     headers = ["task", "method", "epochs", "rate", "passes", "of the search", "n", "failed", "mean", "minus vanilla"]
-    headers += ["vanilla, epochs", "p (Holm)", "efficient"]
+    headers += ["p (Holm)", "efficient"]
     rows = []
     row: Any
     for row in found.itertuples():
@@ -126,7 +126,6 @@ def equal_passes_rows(found: pd.DataFrame) -> PageTable:
                 str(row.failed),
                 f"{_number(100 * row.mean)} {_interval(row.low, row.high)}",
                 difference,
-                _count(row.baseline_epochs),
                 f"{row.p_holm:.3f}" if compared else "",
                 "yes" if row.efficient else "",
             ]

@@ -112,10 +112,14 @@ def test_where_vanilla_was_trained_longer_the_page_compares_at_equal_cost(folder
             write_record(recorded_run("rte", method, seed, score, forward_passes=passes, epochs=epochs), tmp_path)
     compared = write_report(tmp_path)[0].read_text()
     assert "At equal cost: Model pocket, source pocket, 200 training rows" in compared
-    assert re.search(r"RDrop\(strength=1.0\)</td>.*?>-2.0 \[-2.0, -2.0\]</td>\s*<td[^>]*>6</td>", compared, re.DOTALL)
+    assert re.search(
+        r"RDrop\(strength=1.0\)</td>.*?>-2.0 \[-2.0, -2.0\]</td>\s*<td[^>]*>0.250</td>", compared, re.DOTALL
+    )
     assert list(tmp_path.glob("equal_cost_At-equal-cost-Model-pocket*.png"))
     write_record(recorded_run("rte", held_out_fold=0, epochs=3), tmp_path)
-    refused = write_report(tmp_path)[0].read_text()
+    path, tables = write_report(tmp_path)
+    refused = path.read_text()
+    assert not any("held_out_fold" in heading for heading in tables)  # beside others, such runs only choose
     assert "Not compared: RDrop(strength=1.0) for 3 epochs on rte has no run on held-out rows" in refused
 
 

@@ -100,7 +100,8 @@ def _rows(runs: pd.DataFrame, baseline: str) -> Iterator[dict[str, Any]]:
         (of_epochs.passes.mean(), int(of_epochs.epochs.iloc[0]), of_epochs.set_index(list(SEEDS)).score)
         for _, of_epochs in runs[runs.method_label == baseline].groupby("epochs")
     ]
-    for label, of_method in by_method(runs):
+    first = runs.sort_values("method_label", key=lambda labels: labels != baseline, kind="stable")
+    for label, of_method in by_method(first):
         for (epochs, rate), found in of_method.groupby(["epochs", "learning_rate"]):
             passes = found.passes.mean()
             failed = int(found.below_majority.fillna(True).astype(bool).sum())
