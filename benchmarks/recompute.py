@@ -7,9 +7,9 @@ finetune_reg, and are compared with those read from the documents. A number agre
 digits that are written. The exit code is 1 if any does not, or if words that stand before numbers are gone.
 
 Compared are the tables and sentences of docs/results.md with their counts and hours of runs, the sentences of README,
-docs/which_method.md and docs/results_by_table.md, the counts of data/README.md, and the tables and sentences of
-notebook 14, those of its verdicts among them. Left out are the outcomes of verdicts and their reasons, how many
-claims have which, and p-values corrected within one paper, all of which need the rules of
+docs/which_method.md and docs/results_by_table.md, the tables of docs/toy_costs.md, the counts of data/README.md, and
+the tables and sentences of notebook 14, those of its verdicts among them. Left out are the outcomes of verdicts and
+their reasons, how many claims have which, and p-values corrected within one paper, all of which need the rules of
 `finetune_reg.results.verdicts`; published figures; the texts that stand for figures; and numbers in sentences that
 have neither a decimal point nor an interval. docs/toy_world.md and docs/cost.md are left out as well: their runs are
 not recorded.
@@ -32,6 +32,7 @@ from pathlib import Path
 import pandas as pd
 from recomputation.notebook_tables import count_failed, rows_of_notebook, variants_of
 from recomputation.recorded_scores import BASELINE, LEVEL, MAIN, RESAMPLED, Records
+from recomputation.toy_costs import check_toy
 from recomputation.verdict_sentences import check_study, read_studies, row_of
 from recomputation.written_numbers import (
     NUMBER,
@@ -46,7 +47,7 @@ from recomputation.written_numbers import (
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {"results": "docs/results.md", "readme": "README.md", "which_method": "docs/which_method.md"}
-PAGES |= {"results_by_table": "docs/results_by_table.md"}
+PAGES |= {"results_by_table": "docs/results_by_table.md", "toy_costs": "docs/toy_costs.md"}
 PARTS = {"value": "difference", "low": "from", "high": "to"}
 
 
@@ -173,6 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     meanings = tomllib.loads((Path(__file__).parent / "recomputation" / "sentences.toml").read_text(encoding="utf-8"))
     records, comparisons = recorded(), Comparisons()
     check_tables(records, pages["results"], comparisons)
+    check_toy(pages["toy_costs"], ROOT / "data" / "results" / "toy", comparisons)
     for name, page in pages.items():
         check_sentences(f"{name}, sentences", prose(page), meanings[name], records, comparisons)
     check_counts(records, pages["results"], of_data, notebook, comparisons)

@@ -33,14 +33,13 @@ def method_label(name: str, hyperparameters: dict[str, Any]) -> str:
 def short_method_label(name: str, hyperparameters: dict[str, Any]) -> str:
     """Write a method as `method_label` does, without what has its default; a mapping is `...`.
 
-    The preset `official()` is written as such.
+    The preset `official()` is written as such, where it is not the default.
     """
     if name == "combination":
         return " + ".join(short_method_label(*member) for member in _members(hyperparameters))
-    method = METHODS[name]
-    if hasattr(method, "official") and hyperparameters == method.official().hyperparameters:
+    method, defaults = METHODS[name], _defaults(name)
+    if hasattr(method, "official") and hyperparameters == method.official().hyperparameters != defaults:
         return f"{method.__name__}.official()"
-    defaults = _defaults(name)
     differing = {key: value for key, value in hyperparameters.items() if value != defaults[key]}
     shown = [f"{key}={'...' if isinstance(value, dict) else value}" for key, value in differing.items()]
     return f"{method.__name__}({', '.join(shown)})"

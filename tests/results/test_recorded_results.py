@@ -13,12 +13,35 @@ from finetune_reg.sweep.plan import find_plan, read_plan
 
 TABLES = {path.stem: path for path in (ROOT / "data" / "results").glob("*.parquet")}
 TABLES |= {f"{path.stem}_selection": path for path in (ROOT / "data" / "selection").glob("*.parquet")}
-PAGE_TABLES = runpy.run_path(str(ROOT / "benchmarks" / "results_tables.py"))["TABLES"]
+EQUAL_BUDGET = find_plan("equal-budget")
+TOY_TABLES = {path.stem: path for path in (ROOT / "data" / "results" / "toy").glob("*.parquet")}
+PAGES = {"results_tables": "results.md", "toy_costs": "toy_costs.md"}
 
 
-@pytest.mark.parametrize("table", PAGE_TABLES, ids=lambda table: table.__name__)
-def test_the_results_have_the_numbers_of_the_records(table):
-    assert table() in (ROOT / "docs" / "results.md").read_text()
+@pytest.mark.parametrize("script", PAGES)
+def test_the_pages_have_the_tables_of_the_records(script, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    tables = runpy.run_path(str(ROOT / "benchmarks" / f"{script}.py"))["TABLES"]
+    page = (ROOT / "docs" / PAGES[script]).read_text()
+    assert [table.__name__ for table in tables if table() not in page] == []
+
+
+@pytest.mark.parametrize("table", sorted(TOY_TABLES))
+def test_every_recorded_run_of_the_toy_belongs_to_its_plan(table):
+    scale = "pocket" if table.startswith("equal-budget") else None
+    plan = read_plan(find_plan(table.removesuffix("-pocket")), scale)
+    assert set(load_results(TOY_TABLES[table]).run_id) <= {run_id for notebook in plan for run_id in notebook.run_ids}
+
+
+def test_rates_at_equal_cost_are_those_chosen_on_held_out_rows_among_as_many_tries():
+    held_out = load_results(TOY_TABLES["equal-budget-selection-pocket"])
+    planned = {(run.label, run.settings[0].epochs): run.settings[0] for run in read_plan(EQUAL_BUDGET, "pocket")}
+    searched = dict(list(held_out.groupby(["method_label", "epochs"])))
+    assert set(planned) <= set(searched)
+    for budget, settings in planned.items():
+        runs = searched[budget]
+        assert settings.learning_rate == rank_candidates(runs).learning_rate.iloc[0]
+        assert (len(runs), runs.learning_rate.nunique()) == (12, 3)
 
 
 @pytest.mark.parametrize("plan", sorted(TABLES))

@@ -180,6 +180,7 @@ def test_short_labels_leave_out_defaults_and_name_the_released_preset():
     smart = METHODS["smart"]
     assert short_method_label("smart", smart().hyperparameters) == "SMART()"
     assert short_method_label("smart", smart.official().hyperparameters) == "SMART.official()"
+    assert short_method_label("sam", METHODS["sam"].official().hyperparameters) == "SAM()"  # the same as the default
     assert short_method_label("vanilla", {"dropout": 0.0}) == "Vanilla(dropout=0.0)"
     guided = METHODS["guided_dropout"](scores={"embeddings": 1.0}).hyperparameters
     assert short_method_label("guided_dropout", guided) == "GuidedDropout(scores=...)"

@@ -1,0 +1,75 @@
+"""The tables and figures of docs/toy_costs.md, from the records in data/results/toy.
+
+    python benchmarks/toy_costs.py
+
+prints the tables and draws the figures. `tests/results/test_recorded_results.py` checks that the page has the tables.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from results_tables import markdown, relabelled
+
+from finetune_reg.paths import RESULTS, ROOT
+from finetune_reg.results.costs.equal_passes import at_chosen_rates, equal_passes_table
+from finetune_reg.results.costs.figures import passes_figure
+from finetune_reg.results.plotting import save, use_style
+from finetune_reg.results.run_tables import load_results
+
+TOY = RESULTS / "toy"
+
+
+def recorded(*plans: str) -> pd.DataFrame:
+    return relabelled(pd.concat([load_results(TOY / f"{plan}.parquet") for plan in plans], ignore_index=True))
+
+
+def with_interval(row: Any, name: str, factor: float = 100.0, digits: int = 1, sign: str = "") -> str:
+    """Return the mean and its interval; the columns of a mean are `mean`, `low` and `high`, of others named so."""
+    bounds = ("low", "high") if name == "mean" else (f"{name}_low", f"{name}_high")
+    value, low, high = (factor * getattr(row, column) for column in (name, *bounds))
+    return f"{value:{sign}z.{digits}f} [{low:z.{digits}f}, {high:z.{digits}f}]"
+
+
+def equal_passes() -> pd.DataFrame:
+    return equal_passes_table(at_chosen_rates(recorded("equal-budget-selection-pocket", "equal-budget-pocket")))
+
+
+def at_equal_cost() -> str:
+    """Scores against passes, and each method minus vanilla of as many passes."""
+    head = [
+        "method",
+        "epochs",
+        "rate",
+        "passes",
+        "of the search",
+        "runs",
+        "accuracy",
+        "minus vanilla",
+        "p",
+        "efficient",
+    ]
+    rows = []
+    row: Any
+    for row in equal_passes().itertuples():
+        compared = not pd.isna(row.difference)
+        difference = with_interval(row, "difference", sign="+") if compared else ""
+        cells = [f"`{row.method}`", str(row.epochs), f"{row.learning_rate:g}", f"{row.passes:.0f}"]
+        cells += [f"{row.search_passes:.0f}", str(row.n), with_interval(row, "mean"), difference]
+        rows.append([*cells, f"{row.p_holm:.2f}" if compared else "", "yes" if row.efficient else ""])
+    return markdown(head, rows)
+
+
+TABLES = [at_equal_cost]
+
+
+def draw() -> None:
+    use_style()
+    save(passes_figure(equal_passes()), ROOT / "docs" / "toy_equal_cost.png")
+
+
+if __name__ == "__main__":
+    for table in TABLES:
+        print(f"{table.__doc__}\n\n{table()}\n")
+    draw()
