@@ -11,7 +11,11 @@ from finetune_reg import paths
 from finetune_reg.course.predictions import ask, paired, predictions
 from finetune_reg.errors import InputError
 
-ASKING = ("04_mixout", "05_smart")
+ASKING = (
+    "04_mixout",
+    "05_smart",
+    "11_flat_minima",
+)
 BELOW, ABOVE, UNDECIDED = (
     ([1.0, 2.0, 3.0], [2.0, 3.1, 4.0]),
     ([2.0, 3.1, 4.0], [1.0, 2.0, 3.0]),
@@ -20,6 +24,7 @@ BELOW, ABOVE, UNDECIDED = (
 # What decides each question about runs, so that every one of its answers is right once.
 EVIDENCE = {
     "mixout-distance": (BELOW, ABOVE, UNDECIDED),
+    "sam-or-half-the-rate": (BELOW, ABOVE, UNDECIDED),
     "smart-half": tuple(
         {"vanilla": [0.09, 0.1, 0.11], "smoothness alone": smoothness, "teacher alone": teacher}
         for smoothness in ([0.04, 0.05, 0.06], [0.1, 0.09, 0.12])

@@ -18,6 +18,11 @@ RUBRICS: dict[str, list[str]] = {
         "Reported: the difference with its interval, and not a mean alone.",
         "Concluded: whether these seeds decide anything, and how many would.",
     ],
+    "4. Experiment: how much of it is confidence?": [
+        "Measured: the loss of at least three settings on held-out rows, as it is and at a temperature, over seeds.",
+        "Kept apart: the rows that choose a temperature are not those on which the loss is measured.",
+        "Concluded: which part of the differences a temperature removes, and what so few seeds can say of the rest.",
+    ],
     "3. Experiment: fewer and more seeds": [
         "Measured: the verdict with 3, 4, 5 and more recorded seeds, and where it changes.",
         "Measured: verdicts of invented runs with 10, 15 and 20 seeds, for several draws of the noise.",
