@@ -12,8 +12,11 @@ from finetune_reg.course.predictions import ask, paired, predictions
 from finetune_reg.errors import InputError
 
 ASKING = (
+    "02_instability",
     "04_mixout",
     "05_smart",
+    "06_child_tuning",
+    "07_dps",
     "11_flat_minima",
 )
 BELOW, ABOVE, UNDECIDED = (
@@ -21,13 +24,17 @@ BELOW, ABOVE, UNDECIDED = (
     ([2.0, 3.1, 4.0], [1.0, 2.0, 3.0]),
     ([1.0, 2.0], [2.0, 1.0]),
 )
+PAIRS = (BELOW, ABOVE, UNDECIDED)
 # What decides each question about runs, so that every one of its answers is right once.
 EVIDENCE = {
-    "mixout-distance": (BELOW, ABOVE, UNDECIDED),
-    "sam-or-half-the-rate": (BELOW, ABOVE, UNDECIDED),
+    "dps-against-control": PAIRS,
+    "child-against-control": PAIRS,
+    "instability-collapse": ((0, 0, 5), (0, 3, 5), (1, 5, 5)),
+    "mixout-distance": PAIRS,
+    "sam-or-half-the-rate": PAIRS,
     "smart-half": tuple(
         {"vanilla": [0.09, 0.1, 0.11], "smoothness alone": smoothness, "teacher alone": teacher}
-        for smoothness in ([0.04, 0.05, 0.06], [0.1, 0.09, 0.12])
+        for smoothness in ([0.04, 0.055, 0.06], [0.1, 0.09, 0.12])
         for teacher in ([0.05, 0.04, 0.06], [0.12, 0.09, 0.1])
     ),
 }

@@ -8,6 +8,7 @@ from itertools import combinations, product
 from statistics import fmean
 
 from finetune_reg.course.exercises import Checker
+from finetune_reg.course.predictions import Choice, Prediction
 
 SCORES = (0.71, 0.55, 0.8, 0.62, 0.55)
 DIFFERENCES = ((1.0, 2.0, 3.0), (1.0, 1.0, 1.0, 1.0, 1.0), (3.0, -1.0, 4.0, 1.0, -5.0, 9.0), (-2.0, -4.0, -1.0, -8.0))
@@ -61,4 +62,62 @@ EXERCISES: dict[str, Checker] = {
     "best-of-k-without-replacement": check_best_of_k,
     "sign-flip-test": check_sign_flip,
     "fewest-pairs": check_fewest_pairs,
+}
+
+
+def collapse(evidence: tuple[int, int, int]) -> tuple[str, str]:
+    """Say how many runs fail without the correction: a no more than with it, b more, c all.
+
+    Args:
+        evidence: how many fail with it, how many without it, of how many.
+    """
+    corrected, uncorrected, n_runs = evidence
+    letter = "a" if uncorrected <= corrected else "b" if uncorrected < n_runs else "c"
+    return letter, f"Here {corrected} of {n_runs} fail with the correction, and {uncorrected} without it."
+
+
+PREDICTIONS = {
+    "instability-collapse": Prediction(
+        "At the middle learning rate, Adam's bias correction is switched off, and nothing else. What happens to the "
+        "runs?",
+        (
+            Choice(
+                "no more of them fail than with it",
+                "Without the correction the first steps are several times as long, and the weights leave the region "
+                "in which they can learn.",
+                "The steps were longer at first, and at this rate the runs survived that.",
+            ),
+            Choice(
+                "more of them fail, but not all",
+                "The first steps are longer in every run, whatever its seed.",
+                "The first steps are several times as long, and the seed decides which runs survive them.",
+            ),
+            Choice(
+                "all of them fail",
+                "The first steps are several times as long, but some seeds survive that.",
+                "The first steps are several times as long in every run, and no seed survives that.",
+            ),
+        ),
+        right=collapse,
+    ),
+    "instability-best-of-ten": Prediction(
+        "A method changes nothing. Its scores are normal, with a standard deviation of one point from seed to seed. "
+        "How much does it seem to gain if you report the best of ten seeds?",
+        (
+            Choice(
+                "0.3 points",
+                "That is the standard error of the mean of ten. The best of ten is no mean: it gets larger with more "
+                "seeds.",
+            ),
+            Choice(
+                "1.5 points",
+                right="The largest of ten normal draws lies 1.54 standard deviations above the mean on average.",
+            ),
+            Choice(
+                "3 points",
+                "Three standard deviations is what one draw of 740 exceeds; ten draws hardly ever hold one.",
+            ),
+        ),
+        right="b",
+    ),
 }
