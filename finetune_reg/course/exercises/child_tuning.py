@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from finetune_reg.course.exercises import Checker
+from finetune_reg.course.predictions import Choice, Prediction, paired
 from finetune_reg.results.run_tables import SETTING
 
 Masks = Mapping[str, torch.Tensor]
@@ -103,4 +104,49 @@ EXERCISES: dict[str, Checker] = {
     "adam-step-under-masks": check_step_length,
     "random-child": check_random_child,
     "child-tuning-control": check_control,
+}
+
+PREDICTIONS = {
+    "child-noise-step": Prediction(
+        "Child-Tuning F keeps each entry of a gradient with probability 0.3. The gradient of one weight is pure noise"
+        " around zero. How long are its steps under Adam, compared with vanilla's?",
+        (
+            Choice(
+                "0.3 times as long",
+                "Fewer gradients arrive, but Adam divides by the root of their mean square, which falls with them.",
+            ),
+            Choice(
+                "0.55 times as long, the root of 0.3",
+                "That holds for a gradient that always points the same way. Noise has no direction to lose.",
+            ),
+            Choice(
+                "as long",
+                right="Momentum and the root of the second moment shrink by the same factor, so that the noise keeps "
+                "its steps.",
+            ),
+        ),
+        right="c",
+    ),
+    "child-against-control": Prediction(
+        "At the hot rate, F is compared with a control: vanilla at the learning rate times the root of 0.3. Where "
+        "does F end?",
+        (
+            Choice(
+                "below the control",
+                "F keeps the noise and shrinks the mean step, as the control does. Why should it be worse?",
+                "The control shrinks the noise of the steps as well, and F does not.",
+            ),
+            Choice(
+                "above the control",
+                "F reaches other weights at each update, but it is a smaller step on average, and so is the control.",
+                "The masks do more here than the smaller step of the control.",
+            ),
+            Choice(
+                "that cannot be told",
+                "With few seeds it often cannot. Here the differences agree from seed to seed.",
+                "The interval has zero in it. So F has shown nothing that a smaller learning rate does not.",
+            ),
+        ),
+        right=paired(below="a", above="b", undecided="c", factor=100),
+    ),
 }
