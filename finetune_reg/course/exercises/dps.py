@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from finetune_reg.course.exercises import Checker
+from finetune_reg.course.predictions import Choice, Prediction, paired
 from finetune_reg.results.run_tables import SETTING
 
 Gradients = list[torch.Tensor]
@@ -100,4 +101,47 @@ EXERCISES: dict[str, Checker] = {
     "coasting-of-held-weights": check_coasting,
     "dps-dense-by-hand": check_dense_by_hand,
     "dps-control": check_control,
+}
+
+PREDICTIONS = {
+    "dps-held-weight": Prediction(
+        "A weight moves steadily through Stage I. In a Stage II of three updates it is held: its gradient is zero. "
+        "How far does it go there under Adam, as a share of the way it would go with its gradient?",
+        (
+            Choice(
+                "nowhere: it is held",
+                "Its gradient is held. Adam steps along a mean of past gradients, and that is not zero.",
+            ),
+            Choice(
+                "about a quarter of the way",
+                "Momentum keeps nine tenths of itself at each update: it takes more than three to fade that far.",
+            ),
+            Choice(
+                "about four fifths of the way",
+                right="Momentum is 0.9, 0.81 and 0.73 of itself in the three updates, 0.81 on average.",
+            ),
+        ),
+        right="c",
+    ),
+    "dps-against-control": Prediction(
+        "DPS Dense switches dropout off. Where does it end, compared with vanilla without dropout?",
+        (
+            Choice(
+                "below the control",
+                "It trains fewer weights, but in so short stages held weights go most of the way all the same.",
+                "To hold back weights costs more here than it brings.",
+            ),
+            Choice(
+                "above the control",
+                "Over vanilla with dropout it may well lie. Ask what is left when dropout is off in both.",
+                "The choice of weights does more here than the dropout that goes with it.",
+            ),
+            Choice(
+                "that cannot be told",
+                "With few seeds it often cannot. Here the differences agree from seed to seed.",
+                "The interval has zero in it: beyond the missing dropout the choice of weights has shown nothing.",
+            ),
+        ),
+        right=paired(below="a", above="b", undecided="c", factor=100),
+    ),
 }
