@@ -15,6 +15,7 @@ from results_tables import markdown, relabelled
 from finetune_reg.paths import RESULTS, ROOT
 from finetune_reg.results.costs.equal_passes import at_chosen_rates, equal_passes_table
 from finetune_reg.results.costs.figures import passes_figure
+from finetune_reg.results.costs.forgetting import forgetting_table
 from finetune_reg.results.plotting import save, use_style
 from finetune_reg.results.run_tables import load_results
 
@@ -29,6 +30,8 @@ def with_interval(row: Any, name: str, factor: float = 100.0, digits: int = 1, s
     """Return the mean and its interval; the columns of a mean are `mean`, `low` and `high`, of others named so."""
     bounds = ("low", "high") if name == "mean" else (f"{name}_low", f"{name}_high")
     value, low, high = (factor * getattr(row, column) for column in (name, *bounds))
+    if pd.isna(low):
+        return f"{value:{sign}z.{digits}f}"
     return f"{value:{sign}z.{digits}f} [{low:z.{digits}f}, {high:z.{digits}f}]"
 
 
@@ -61,7 +64,23 @@ def at_equal_cost() -> str:
     return markdown(head, rows)
 
 
-TABLES = [at_equal_cost]
+def by_forgetting(plan: str) -> pd.DataFrame:
+    return forgetting_table(recorded(plan)).sort_values("forgotten", ignore_index=True)
+
+
+def forgotten_at_equal_cost() -> str:
+    """What the runs at equal cost make the encoder forget, how far it moves, and what they score."""
+    found = by_forgetting("equal-budget-pocket")
+    head = ["method", "epochs", "runs", "rise of the loss", "distance", "accuracy"]
+    return markdown(head, [[f"`{row.method}`", str(row.epochs), *_of_forgetting(row)] for row in found.itertuples()])
+
+
+def _of_forgetting(row: Any) -> list[str]:
+    means = with_interval(row, "forgotten", 1.0, 2), with_interval(row, "distance", 1.0), with_interval(row, "score")
+    return [str(row.n), *means]
+
+
+TABLES = [at_equal_cost, forgotten_at_equal_cost]
 
 
 def draw() -> None:

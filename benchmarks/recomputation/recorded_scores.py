@@ -29,7 +29,8 @@ RESAMPLED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 DEFAULTS = {"mixing=convex", "mix_probability=0.7", "keep_fraction=0.3", "keep_fraction=0.7", "keep_probability=0.3"}
 DEFAULTS |= {"strength=0.01", "strength=1.0", "pretrained_strength=0.1", "pretrained_strength=5000.0", "n_layers=3"}
 DEFAULTS |= {"noise_intensity=0.15", "n_passes=3", "dropout_rate=0.1", "upper_rate=0.1", "decay_factor=0.95"}
-DEFAULTS |= {"smoothness_strength=1.0", "radius=0.05"}
+DEFAULTS |= {"smoothness_strength=1.0", "radius=0.05", "average=tail", "alpha=0.5", "penalty=1.0", "rank=8"}
+DEFAULTS |= {"noise_alpha=5.0", "noise_scale=1e-05"}
 RELEASED_SMART = "ascent_rule=normalize"
 METHOD = r"[A-Z]\w+(?:\.official)?\([^)]*\)"
 ARM = re.compile(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from recomputation.recorded_scores import BASELINE, Effect, effect_of, holm, read_runs
@@ -15,13 +16,14 @@ AS_MANY = 1.25  # passes are called equal up to this factor
 
 
 def check_toy(page: str, folder: Path, comparisons: Comparisons) -> None:
-    """Check each cell of the tables."""
+    """Check each cell of the three tables."""
     runs = read_runs(folder)
     runs["passes"] = runs.forward_passes + runs.backward_passes
     of_plan = {plan.removeprefix("toy/"): found for plan, found in runs.groupby("plan")}
     tables = markdown_tables(page)
     check: dict[str, Callable[[Row], dict[str, float | str]]] = {
         "At equal cost": EqualCost(of_plan["equal-budget-pocket"], of_plan["equal-budget-selection-pocket"]).row,
+        "Forgotten at equal cost": lambda row: forgotten(of_plan["equal-budget-pocket"], row),
     }
     for place, values_of in check.items():
         for row in tables[place]:
@@ -81,3 +83,11 @@ class EqualCost:
             "p": self.holm[key] if effect is not None else "",
             "efficient": "" if beaten else "yes",
         }
+
+
+def forgotten(runs: pd.DataFrame, written: Row) -> dict[str, float | str | Effect]:
+    found = runs[(runs.method == written["method"]) & (runs.epochs.astype(str) == written.get("epochs", "6"))]
+    rise = found.masked_token_loss_after - found.masked_token_loss_before
+    columns = {"rise of the loss": rise, "distance": found.distance, "accuracy": found.points}
+    means: dict[str, float | str | Effect] = {name: effect_of(np.asarray(of)) for name, of in columns.items()}
+    return {"method": written["method"], "epochs": written.get("epochs", ""), "runs": len(found), **means}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import ceil
-from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -56,25 +55,23 @@ def rows_figure(summary: pd.DataFrame) -> Figure:
 
 
 def forgetting_figure(found: pd.DataFrame) -> Figure:
-    """Draw the score and the distance from the pretrained weights against what was forgotten, with 95 % t intervals.
+    """Draw, method by method, what was forgotten, the distance from the pretrained weights and the score.
 
     Args:
-        found: as from `forgetting_table`, of one task and recipe.
+        found: as from `forgetting_table`, of one task and recipe; its order is that of the methods from the top.
     """
-    palette = method_palette(list(found.method))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 3.8))
-    row: Any
-    for i, row in enumerate(found.itertuples()):
-        style: dict[str, Any] = {"color": palette[row.method], "marker": MARKERS[i % len(MARKERS)], "label": row.method}
-        for axes, name in ((left, "score"), (right, "distance")):
-            values = [getattr(row, f"{name}{part}") for part in ("", "_low", "_high")]
-            across = _error(row.forgotten, row.forgotten_low, row.forgotten_high)
-            axes.errorbar(row.forgotten, values[0], yerr=_error(*values), xerr=across, linewidth=1, **style)
-    for axes in (left, right):
-        axes.set_xlabel("rise of the masked-token loss (nats)")
-    left.set_ylabel(METRIC_LABELS[found.metric.iloc[0]])
-    right.set_ylabel("distance from pretrained weights")
-    _legend(figure, left, palette)
+    labels = {
+        "forgotten": "rise of the\nmasked-token loss (nats)",
+        "distance": "distance from\npretrained weights",
+        "score": METRIC_LABELS[found.metric.iloc[0]],
+    }
+    figure, grid = plt.subplots(1, len(labels), figsize=(9.6, 1.0 + 0.25 * len(found)), sharey=True)
+    places = range(len(found))
+    for axes, (name, label) in zip(grid, labels.items(), strict=True):
+        value, low, high = (found[f"{name}{part}"].astype(float) for part in ("", "_low", "_high"))
+        axes.errorbar(value, places, xerr=[value - low, high - value], fmt="o", markersize=5, linewidth=1)
+        axes.set(xlabel=label, ylim=(len(found) - 0.5, -0.5))
+    grid[0].set_yticks(places, found.method, fontsize="small")
     return figure
 
 
@@ -106,25 +103,18 @@ def _draw_differences(found: pd.DataFrame, axes: Axes, palette: Palette) -> None
 def _draw_intervals(
     axes: Axes, x: pd.Series, rows: pd.DataFrame, names: tuple[str, str, str], label: str, palette: Palette
 ) -> None:
-    value, low, high = (rows[name].astype(float).to_numpy() for name in names)
+    value, low, high = (rows[name].astype(float) for name in names)
     marker = MARKERS[list(palette).index(label) % len(MARKERS)]
     axes.errorbar(
         x,
         value,
-        yerr=_error(value, low, high),
+        yerr=[value - low, high - value],
         color=palette[label],
         marker=marker,
         markersize=5,
         linewidth=1,
         label=label,
     )
-
-
-def _error(value: Any, low: Any, high: Any) -> list[Any]:
-    """Return the arms of an error bar, in the form of Matplotlib."""
-    if isinstance(value, float):
-        return [[value - low], [high - value]]
-    return [value - low, high - value]
 
 
 def _apart(found: pd.DataFrame, name: str, palette: Palette) -> Iterator[tuple[str, pd.Series, pd.DataFrame]]:
