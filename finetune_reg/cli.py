@@ -17,7 +17,7 @@ from rich.text import Text
 
 from finetune_reg.console import console, interrupts_raise, print_error
 from finetune_reg.course import commands as course_commands
-from finetune_reg.errors import INTERRUPTED, INTERRUPTED_CODE, InputError, shortened
+from finetune_reg.errors import INTERRUPTED, INTERRUPTED_CODE, InputError, TrainingDivergedError, shortened
 from finetune_reg.own_table import commands as own_table_commands
 from finetune_reg.sweep import commands as sweep_commands
 
@@ -240,7 +240,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
-    except InputError as error:
+    except (InputError, TrainingDivergedError) as error:
         sentence = str(error)
     except UsageError as error:
         sentence = error.format_message()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -22,15 +23,15 @@ def output_folder(name: str | Path) -> Path:
     relative path is taken from the current folder.
     """
     base = ROOT if ROOT == _CHECKOUT else Path.cwd()
-    return base / Path(name).expanduser()
+    return base / os.path.expanduser(name)
 
 
 def existing_folder(name: str | Path) -> Path | None:
     """Return a folder by its path, `~` expanded; None if there is none, or none can have such a name."""
     try:
-        folder = Path(name).expanduser()
+        folder = Path(os.path.expanduser(name))
         return folder if str(name) and folder.is_dir() else None
-    except (OSError, ValueError, RuntimeError):  # too long; with a null character; of an unknown user
+    except (OSError, ValueError):  # too long; with a null character
         return None
 
 

@@ -58,7 +58,7 @@ ENCODERS_IN_PARTS = {
 
 def assembled_folder(name: str) -> Path:
     """Return where an assembled encoder is kept: below FINETUNE_REG_ENCODERS, else ~/.cache/finetune_reg/encoders."""
-    return Path(os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_FOLDER).expanduser() / name
+    return Path(os.path.expanduser(os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_FOLDER)) / name
 
 
 def assemble(name: str) -> Path:

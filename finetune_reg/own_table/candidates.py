@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune_reg.errors import unknown_name
+from finetune_reg.errors import InputError, unknown_name
 
 # Factor of the learning rate, and epochs: as many tries as the budget allows, from the left. Of all-MiniLM-L6-v2 on 300
 # rows of five GLUE tasks, vanilla reached 0.58 on held-out fifths with the first and 0.48 with the second
@@ -60,13 +60,16 @@ def chosen_candidates(titles: list[str] | None) -> list[Candidate]:
     """Return candidates by title, all for None; vanilla, the baseline, is always the first.
 
     Raises:
-        InputError: an unknown title.
+        InputError: an unknown title, or none but vanilla.
     """
     known = {candidate.title: candidate for candidate in CANDIDATES}
     for title in titles or ():
         if title not in known:
             raise unknown_name("method to compare", title, known)
-    return [known[title] for title in dict.fromkeys(["vanilla", *(titles or known)])]
+    chosen = list(dict.fromkeys(["vanilla", *(known if titles is None else titles)]))
+    if len(chosen) == 1:
+        raise InputError(f"Vanilla alone is no comparison: name another method, {', '.join(list(known)[1:])}.")
+    return [known[title] for title in chosen]
 
 
 def tried_rate(candidate: Candidate, factor: float, width: int) -> float:

@@ -109,7 +109,7 @@ def read_minutes(text: str) -> float:
     Raises:
         InputError: it is none, or not above 0.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(m|min|h|)", text.strip())
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(m|min|h|)", text.strip())
     if not found or float(found[1]) == 0:
         raise InputError(f"The budget {shortened(text)} is no time: write 30m or 2h.")
     return float(found[1]) * MINUTES.get(found[2], 1.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -32,12 +31,12 @@ from finetune_reg.own_table.candidates import chosen_candidates
 from finetune_reg.own_table.inspection import METRIC_WORDS, Account, inspect_table
 from finetune_reg.own_table.planning import CURVE, Plan, choose_plan, measure
 from finetune_reg.own_table.reading import read_table
-from finetune_reg.own_table.runs import HERE, RunMaker, counted_score, run_curve, run_plan
+from finetune_reg.own_table.runs import HERE, RunMaker, check_options, counted_score, run_curve, run_plan, stored_plan
 from finetune_reg.own_table.selection import OwnTable, select_rows
 from finetune_reg.own_table.splitting import make_splits, write_task
 from finetune_reg.results.statistics import Estimate
 from finetune_reg.sweep.availability import default_slots
-from finetune_reg.sweep.protocol import read_json, write_json
+from finetune_reg.sweep.protocol import write_json
 from finetune_reg.tasks.loading import rows_hash
 
 LONGEST_INPUT = 128
@@ -54,6 +53,7 @@ class Prepared:
     max_length: int
     account: Account
     plan: Plan
+    splits: list[dict[str, Any]]
     asked: dict[str, Any]
 
 
@@ -159,10 +159,12 @@ def prepare(
     slots: int | None = None,
 ) -> Prepared:
     """Look at a table and plan for it; see `compare`. A plan that is in the folder already is taken from there."""
+    check_options(locals())
     start = time.monotonic()
+    frame = read_table(source, encoding)
     name = "table" if isinstance(source, pd.DataFrame) else Path(source).stem
     table = select_rows(
-        read_table(source, encoding),
+        frame,
         text,
         label,
         name=name,
@@ -171,12 +173,16 @@ def prepare(
         metric=metric,
         sample=rows,
     )
-    candidates, model = chosen_candidates(methods), model or default_model()
+    candidates, model = chosen_candidates(methods), default_model() if model is None else model
     before_loading = time.monotonic()
     encoder = load_encoder(model, table.task, seed=0)
     loading = time.monotonic() - before_loading
     limit = encoder.n_positions or LONGEST_INPUT
     max_length = max_length or min(limit, LONGEST_INPUT)
+    if max_length > (encoder.n_positions or max_length):
+        raise InputError(
+            f"The model reads at most {encoder.n_positions} tokens: --max-length {max_length} is too many."
+        )
     account = inspect_table(table, encoder, max_length)
     asked = {
         "rows_hash": rows_hash(table.task, table.records),
@@ -187,28 +193,19 @@ def prepare(
         "methods": [candidate.title for candidate in candidates],
         "budget": budget,
     }
-    path = folder / "comparison.json"
-    stored = read_json(path) if path.is_file() else None
-    if stored is not None and stored["asked"] != json.loads(json.dumps(asked)):
-        differing = [key for key, value in asked.items() if stored["asked"].get(key) != value]
-        raise InputError(
-            f"{folder} holds a comparison with another {' and '.join(differing).replace('_', ' ')}: give --output-dir."
-        )
-    if stored is not None:
-        plan = Plan.restore(stored["plan"])
-    else:
+    if (plan := stored_plan(folder, asked)) is None:
         is_here = engine == HERE
         timing = measure(candidates, table, encoder, loading, max_length, is_here)
         n_slots = 1 if is_here else slots or default_slots()
         spent = (time.monotonic() - start) / 60
         plan = choose_plan(candidates, timing, len(table.rows), budget, n_slots, kernels=not is_here, spent=spent)
-    return Prepared(table, encoder, model, max_length, account, plan, asked)
+    splits = make_splits(table, account.duplicates.units, plan.folds, plan.repeats)
+    return Prepared(table, encoder, model, max_length, account, plan, splits, asked)
 
 
 def carry_out(prepared: Prepared, folder: Path, engine: str = "local", slots: int | None = None) -> Comparison:
     """Make the runs that are missing, and judge them."""
-    table, plan = prepared.table, prepared.plan
-    splits = make_splits(table, prepared.account.duplicates.units, plan.folds, plan.repeats)
+    table, plan, splits = prepared.table, prepared.plan, prepared.splits
     write_task(table, splits, folder / "rows" / table.task.name)
     write_json(folder / "comparison.json", {"asked": prepared.asked, "plan": plan.to_json()})
     location = prepared.model_name if not os.path.isdir(prepared.model_name) else os.path.abspath(prepared.model_name)

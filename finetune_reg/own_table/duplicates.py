@@ -10,6 +10,7 @@ import pandas as pd
 from finetune_reg.own_table.selection import OwnTable
 
 NEAR = 0.9  # cosine of the counts of three to five letters in a row within words
+COMPARED_CHARACTERS = 5_000  # of each text: more than encoders read
 LARGEST_CLUSTER = 0.1  # of all rows: longer chains of near-duplicates are filled-in templates
 
 
@@ -40,8 +41,9 @@ def find_duplicates(table: OwnTable) -> Duplicates:
     first = texts.map({text: i for i, text in reversed(list(enumerate(texts)))}).to_numpy()
     labels = rows.label.to_numpy()
     contradictions = np.flatnonzero(labels != labels[first])
-    near = _near_pairs(texts)
-    is_near = np.unique(near[:, first[near[0]] != first[near[1]]])
+    distinct = np.flatnonzero(first == np.arange(len(rows)))  # the pairs of equal texts can be too many to hold
+    near = distinct[_near_pairs(texts.iloc[distinct].str[:COMPARED_CHARACTERS])]
+    is_near = np.isin(first, near)
     equal = np.stack([np.arange(len(rows)), first])
     grouped = rows.group.notna().to_numpy()
     leaders = rows.group.map({value: i for i, value in reversed(list(rows.group.items()))})
@@ -50,8 +52,8 @@ def find_duplicates(table: OwnTable) -> Duplicates:
     is_chain = sizes.max() > max(LARGEST_CLUSTER * len(rows), 2)
     joined = (equal, by_group) if is_chain else (equal, by_group, near)
     return Duplicates(
-        n_repeated=int((first != np.arange(len(rows))).sum()),
-        n_near=len(is_near),
+        n_repeated=len(rows) - len(distinct),
+        n_near=int(is_near.sum()),
         contradictions=contradictions.tolist(),
         units=_components(len(rows), *joined),
         templates=int(sizes.max()) if is_chain else 0,

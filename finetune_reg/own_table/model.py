@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,7 @@ def predict_table(model: Path | str, source: Path | str | pd.DataFrame, encoding
     Raises:
         InputError: no such model, a text column that is not there, or a column that would be overwritten.
     """
-    folder = Path(model).expanduser()
+    folder = Path(os.path.expanduser(model))
     if not (folder / ABOUT).is_file():
         raise InputError(f"{folder} is no model of `finetune-reg compare`: give its folder OUTPUT/model.")
     about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from finetune_reg.tasks.row_files import read_rows, refuse_lfs_pointer
 
 SEPARATED = {".csv": ",", ".tsv": "\t"}
 FORMATS = "a .csv, .tsv, .jsonl or .parquet file, or the folder of a Hugging Face data set"
+LONGEST_CELL = 2**31 - 1
 BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
@@ -33,10 +35,14 @@ def read_table(source: Path | str | pd.DataFrame, encoding: str | None = None) -
         InputError: nothing there, another format or encoding, a damaged file, a column twice, or no rows.
     """
     if isinstance(source, pd.DataFrame):
+        if unnamed := [name for name in source if not isinstance(name, str)]:
+            raise InputError(f"The data frame has a column {unnamed[0]!r} whose name is no text: rename it.")
         frame, where = source.reset_index(drop=True).astype(object), "The data frame"
         frame = frame.where(frame.notna(), None)
+    elif not isinstance(source, str | Path) or not isinstance(source, str | Path):
+        raise InputError(f"A {type(source).__name__} is no table: give {FORMATS}, or a data frame.")
     else:
-        path = Path(source).expanduser()
+        path = Path(os.path.expanduser(source))
         frame, where = _read_path(path, encoding), str(path)
     if twice := [
         name for name, is_repeated in zip(frame.columns, frame.columns.duplicated(), strict=True) if is_repeated
@@ -65,6 +71,7 @@ def _read_separated(path: Path, encoding: str | None) -> pd.DataFrame:
     refuse_lfs_pointer(path)
     with path.open("rb") as file:
         encoding = encoding or BYTE_ORDER_MARKS.get(file.read(2), "utf-8-sig")
+    csv.field_size_limit(LONGEST_CELL)  # Python's own limit is that of a long document
     try:
         with path.open(encoding=encoding, newline="") as lines:
             first = lines.readline()
@@ -81,12 +88,14 @@ def _read_separated(path: Path, encoding: str | None) -> pd.DataFrame:
             f"{path.name} is not text in {encoding.removesuffix('-sig')} ({error}): save it in UTF-8, or name its "
             "encoding, for example cp1252 for a file of Windows."
         ) from None
-    except LookupError:
+    except (LookupError, ValueError):  # of no name of a codec, such as one with a null character
         raise InputError(
             f"There is no encoding {shortened(encoding)}: utf-8, utf-16, cp1252 and latin-1 are some."
         ) from None
     except csv.Error as error:
         raise InputError(f"{path.name} cannot be read at line {rows.line_num}: {error}. Is a quote missing?") from None
+    if any("\0" in cell for row in (header, *content) for cell in row):
+        raise InputError(f"{path.name} holds null characters: if it is text, name its encoding, for example utf-16-le.")
     for number, row in enumerate(content, start=1):
         if len(row) != len(header):
             raise InputError(

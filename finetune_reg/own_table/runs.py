@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from rich.progress import Progress
 
@@ -15,12 +16,61 @@ from finetune_reg.errors import InputError
 from finetune_reg.experiment.records import FINISHED, RunRecord, read_record, record_path
 from finetune_reg.experiment.run import run
 from finetune_reg.experiment.settings import RunSettings
+from finetune_reg.hyperparameters.ranges import Interval, check_in_range
 from finetune_reg.own_table.candidates import Candidate, tried_rate
 from finetune_reg.own_table.planning import BATCH_SIZE, Plan
+from finetune_reg.sweep.availability import check_engine
 from finetune_reg.sweep.plan import NotebookRun
+from finetune_reg.sweep.protocol import read_json
 
-HERE = "here"
+HERE = "here"  # the engine that makes one run after another in this process
 Try = tuple[float, int]
+OPTIONS: dict[str, Any] = {
+    "text": list[str],
+    "label": str,
+    "group": str | None,
+    "scores": bool,
+    "metric": str | None,
+    "rows": Annotated[int, Interval("[30, inf)")] | None,
+    "model": str | None,
+    "max_length": Annotated[int, Interval("[4, 1000000]")] | None,
+    "methods": list[str] | None,
+    "budget": Annotated[float, Interval("(0, 525600]")] | None,  # minutes: a year at most
+    "encoding": str | None,
+    "engine": str,
+    "slots": Annotated[int, Interval("[1, inf)")] | None,
+}
+
+
+def check_options(given: Mapping[str, Any]) -> None:
+    """Check types and ranges of the options of a comparison.
+
+    Raises:
+        InputError: one that cannot be; the sentence names what is allowed.
+    """
+    for name, declared in OPTIONS.items():
+        check_in_range(name, given[name], declared, "compare")
+    if given["engine"] != HERE:
+        check_engine(given["engine"])
+
+
+def stored_plan(folder: Path, asked: dict[str, Any]) -> Plan | None:
+    """Return the plan of the comparison that a folder holds, None if it holds none.
+
+    Raises:
+        InputError: it is that of another question than `asked`, or damaged.
+    """
+    path = folder / "comparison.json"
+    if not path.exists():
+        return None
+    stored = read_json(path)
+    try:
+        if stored["asked"] == json.loads(json.dumps(asked)):
+            return Plan.restore(stored["plan"])
+        differing = [name.replace("_", " ") for name, value in asked.items() if stored["asked"].get(name) != value]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise InputError(f"{path} is not the plan of a comparison: move it away, or give --output-dir.") from None
+    raise InputError(f"{folder} holds a comparison with another {' and '.join(differing)}: give --output-dir.")
 
 
 @dataclass(frozen=True)

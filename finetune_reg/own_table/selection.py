@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,6 +19,8 @@ from finetune_reg.tasks.task_table import TASKS, MetricName, Task
 
 FEWEST_ROWS, MOST_ROWS, FEWEST_OF_A_CLASS = 30, 20_000, 5
 MOST_CLASSES = 1 / 3  # of the rows: beyond, labels are names of rows
+LONGEST_CLASS_NAME = 200
+LARGEST_SCORE = 1e6  # training moves weights by small steps, and squares what is missing
 TEXT_COLUMNS = ("text", "second_text")
 CLASS_METRICS: tuple[MetricName, ...] = ("macro_f1", "accuracy", "matthews")
 SCORE_METRICS: tuple[MetricName, ...] = ("spearman", "pearson")
@@ -74,24 +77,28 @@ def select_rows(
         sample: draw so many rows at random; the class proportions are those of the draw.
 
     Raises:
-        InputError: a column that is not there, texts that are no texts or all equal, labels of mixed types, of one
-            class, almost all different or with names that differ in case only, a class of fewer than 5 rows, fewer
-            than 30 or more than 20,000 rows, a metric of the other kind of label.
+        InputError: a column that is not there, texts that are no texts or all equal, labels or groups of mixed types or
+            that are lists or mappings, labels of one class, almost all different or with names that differ in spelling
+            only, a class of fewer than 5 rows, scores beyond a million, fewer than 30 or more than 20,000 rows, a
+            metric of the other kind of label.
     """
     if len(text) not in (1, 2) or len(set(text)) < len(text):
         raise InputError(f"Give one or two different text columns, not {', '.join(text) or 'none'}.")
-    for column in (*text, label, *([group] if group else [])):
+    for column in (*text, label, *([] if group is None else [group])):
         if column not in frame:
             raise unknown_name("column", column, map(str, frame.columns))
     if label in text:
         raise InputError(f"{label!r} is both the text and the label: name two columns.")
-    named = {**dict(zip(TEXT_COLUMNS, text, strict=False)), "label": label} | ({"group": group} if group else {})
+    named = {**dict(zip(TEXT_COLUMNS, text, strict=False)), "label": label}
+    named |= {} if group is None else {"group": group}
     rows = pd.DataFrame({new: frame[old] for new, old in named.items()}).assign(row=range(len(frame)))
-    if not group:
+    if group is None:
         rows["group"] = None
     texts = [column for column in TEXT_COLUMNS if column in rows]
-    for column in texts:
-        _check_texts(rows[column], named[column])
+    for column, name_in_file in named.items():
+        _check_values(rows[column], name_in_file, are_texts=column in texts)
+    if group is not None:
+        _check_groups(rows.group, group)
     has_text = rows[texts].map(lambda value: isinstance(value, str) and bool(value.strip())).all(axis=1)
     has_label = rows.label.map(lambda value: not _is_missing(value))
     n_read, without_text, without_label = len(rows), int((~has_text).sum()), int((has_text & ~has_label).sum())
@@ -109,15 +116,27 @@ def select_rows(
     return OwnTable(task, rows.reset_index(drop=True), names, n_read, without_text, without_label, sampled)
 
 
-def _check_texts(values: pd.Series, column: str) -> None:
+def _check_values(values: pd.Series, column: str, are_texts: bool) -> None:
     for number, value in values.items():
-        if not (_is_missing(value) or isinstance(value, str)):
-            raise InputError(
-                f"Row {number} of {column!r} is not text but {shortened(value)} ({type(value).__name__}): name a "
-                "column of texts."
-            )
+        where, shown = f"Row {number} of {column!r}", f"{shortened(value)} ({type(value).__name__})"
+        if are_texts and not (_is_missing(value) or isinstance(value, str)):
+            raise InputError(f"{where} is not text but {shown}: name a column of texts.")
+        if isinstance(value, Collection) and not isinstance(value, str):
+            raise InputError(f"{where} is not one value but {shown}: name a column of texts or numbers.")
         if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
-            raise InputError(f"Row {number} of {column!r} holds half of a character: repair the text.")
+            raise InputError(f"{where} holds half of a character: repair the text.")
+
+
+def _check_groups(groups: pd.Series, column: str) -> None:
+    if groups.isna().all():
+        raise InputError(f"No row has a group in {column!r}: name another column, or leave --group out.")
+    _check_one_kind(groups.dropna(), f"groups in {column!r}")
+
+
+def _check_one_kind(values: pd.Series, what: str) -> None:
+    kinds = {type(value).__name__ for value in values}
+    if len(kinds) > 1 and not kinds <= {"int", "float"}:
+        raise InputError(f"The {what} are of mixed types ({', '.join(sorted(kinds))}): use one.")
 
 
 def _check_size(n_rows: int, left_out: int) -> None:
@@ -133,9 +152,7 @@ def _check_size(n_rows: int, left_out: int) -> None:
 
 
 def _classified(rows: pd.DataFrame, column: str) -> tuple[Task, pd.DataFrame]:
-    kinds = {type(value).__name__ for value in rows.label}
-    if len(kinds) > 1 and not kinds <= {"int", "float"}:
-        raise InputError(f"The labels in {column!r} are of mixed types ({', '.join(sorted(kinds))}): use one.")
+    _check_one_kind(rows.label, f"labels in {column!r}")
     values = rows.label.map(_class_name)
     sizes = Counter(values)
     _check_names(sizes, column)
@@ -145,9 +162,9 @@ def _classified(rows: pd.DataFrame, column: str) -> tuple[Task, pd.DataFrame]:
         )
     if len(sizes) > MOST_CLASSES * len(rows):
         numbers = all(map(_is_number, sizes))
-        hint = "if they are scores, say so with --scores" if numbers else "is it the right column?"
+        hint = "if they are scores, say so with --scores." if numbers else "is it the right column?"
         raise InputError(
-            f"{column!r} has {len(sizes)} different values in {len(rows)} rows, too many for classes: {hint}."
+            f"{column!r} has {len(sizes)} different values in {len(rows)} rows, too many for classes: {hint}"
         )
     rarest = min(sizes, key=sizes.__getitem__)
     if sizes[rarest] < FEWEST_OF_A_CLASS:
@@ -163,7 +180,16 @@ def _classified(rows: pd.DataFrame, column: str) -> tuple[Task, pd.DataFrame]:
 def _check_names(sizes: Counter[str], column: str) -> None:
     alike: dict[Any, str] = {}
     for name in sizes:
-        key = float(name) if _is_number(name) else name.casefold().strip()
+        if len(name) > LONGEST_CLASS_NAME:
+            raise InputError(
+                f"The label {shortened(name)} in {column!r} has {len(name)} characters, more than "
+                f"{LONGEST_CLASS_NAME}: is it the right column?"
+            )
+        if any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in name):
+            raise InputError(
+                f"The label {shortened(name)} in {column!r} holds a line break or a control character: take it out."
+            )
+        key = float(name) if _is_number(name) else _spelling(name)
         if (other := alike.setdefault(key, name)) != name:
             pair = f"{shortened(other)} and {shortened(name)}"
             raise InputError(f"The labels {pair} in {column!r} differ in spelling only: make them one.")
@@ -174,6 +200,10 @@ def _scored(rows: pd.DataFrame, column: str) -> tuple[Task, pd.DataFrame]:
     if wrong:
         raise InputError(f"With --scores, labels are numbers, but {column!r} has {shortened(wrong[0])}.")
     values = rows.label.astype(str).astype(float)
+    if (largest := values.abs().max()) > LARGEST_SCORE:
+        raise InputError(
+            f"The scores in {column!r} reach {largest:g}, more than {LARGEST_SCORE:g}: divide all by the same number."
+        )
     if values.nunique() == 1:
         raise InputError(f"All scores in {column!r} are {values.iloc[0]:g}: there is nothing to predict.")
     label_range = (float(values.min()), float(values.max()))
@@ -195,6 +225,12 @@ def _class_name(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip() if isinstance(value, str) else str(value)
+
+
+def _spelling(name: str) -> str:
+    """Return what two spellings of one name share: no case, spaces, invisible characters or forms of one letter."""
+    visible = (c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+    return " ".join("".join(visible).casefold().split())
 
 
 def _is_missing(value: Any) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from itertools import takewhile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune_reg.errors import unknown_name
 from finetune_reg.pocket.tasks import SPLIT_SIZES
 from finetune_reg.tasks import get_task, load_split
 from finetune_reg.tasks.subsets import subset_row_ids
@@ -54,6 +56,17 @@ def check_available(runs: Iterable[NotebookRun]) -> None:
         if first.model_name != "pocket" and first.model_name not in models:
             load_encoder(first.model_name, get_task(first.task, first.source), first.seed_init, first.pretrained)
             models.add(first.model_name)
+
+
+def check_engine(engine: str) -> None:
+    """Check that a name is `local`, `slurm`, an address or a file, without looking who answers there.
+
+    Raises:
+        InputError: it is none of them.
+    """
+    is_file = "\0" not in engine and Path(engine).is_file()
+    if engine not in ("local", "slurm") and "://" not in engine and not is_file:
+        raise unknown_name("engine or scheduler file", engine, ["local", "slurm", "tcp://HOST:PORT", "tls://HOST:PORT"])
 
 
 def default_slots() -> int:

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from finetune_reg.console import interrupts_wait, raise_if_interrupted
 from finetune_reg.errors import InputError
-from finetune_reg.sweep.availability import default_slots
+from finetune_reg.sweep.availability import check_engine, default_slots
 from finetune_reg.sweep.engines import connect, replace_lost_workers
 from finetune_reg.sweep.plan import NotebookRun, prepare
 from finetune_reg.sweep.run_locks import lock_runs
@@ -56,6 +56,7 @@ def run_sweep(
     """
     if getattr(current_process(), "_inheriting", False):  # a worker runs the script that started the sweep once more
         sys.exit(1)
+    check_engine(engine)
     check_time_limit(time_limit)
     if slots is not None and slots < 1:
         raise InputError(f"slots is {slots}: at least 1 notebook has to run at a time.")

@@ -23,8 +23,8 @@ import dask
 from distributed import Client, Nanny, Scheduler, Security, SpecCluster, Status
 
 from finetune_reg.console import interruptible, interrupts_raise, shield_children
-from finetune_reg.errors import InputError, unknown_name
-from finetune_reg.sweep.availability import visible_gpus
+from finetune_reg.errors import InputError
+from finetune_reg.sweep.availability import check_engine, visible_gpus
 from finetune_reg.sweep.slurm import slurm_cluster
 
 LOOPBACK = "127.0.0.1"
@@ -58,15 +58,14 @@ def connect(engine: str, slots: int, shared_folder: Path = Path()) -> Iterator[C
     Raises:
         InputError: an unknown engine, no scheduler there, certificates that it refuses, or what `slurm_cluster` raises.
     """
+    check_engine(engine)
     if engine in ("local", "slurm"):
         start = _local_cluster if engine == "local" else partial(slurm_cluster, shared_folder=shared_folder)
         with dask.config.set(SETTINGS), start(slots, _new_certificate()) as cluster, Client(cluster) as client:
             yield client
-    elif "://" in engine or Path(engine).is_file():
+    else:
         with _running_cluster(engine) as client:
             yield client
-    else:
-        raise unknown_name("engine or scheduler file", engine, ["local", "slurm", "tcp://HOST:PORT", "tls://HOST:PORT"])
 
 
 def replace_lost_workers(client: Client) -> None:

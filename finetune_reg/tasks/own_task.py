@@ -12,6 +12,7 @@ parts of `train` to choose hyperparameters on. A run takes the split whose numbe
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -105,7 +106,7 @@ def numbered_split(task: Task, source: str, number: int, n_rows: int) -> Numbere
     Raises:
         InputError: there is no split of this number, or the file is damaged.
     """
-    path = Path(source).expanduser() / task.name / "splits.json"
+    path = Path(os.path.expanduser(source)) / task.name / "splits.json"
     if number >= task.n_splits:
         raise InputError(f"{task.name} has the splits 0 to {task.n_splits - 1}: seed_subset cannot be {number}.")
     try:

@@ -22,7 +22,7 @@ def read_rows(path: Path) -> list[Row]:
             object, or a column is there twice.
     """
     refuse_lfs_pointer(path)
-    return _rows_of_parquet(path) if path.suffix == ".parquet" else _rows_of_jsonl(path)
+    return _rows_of_parquet(path) if path.suffix.lower() == ".parquet" else _rows_of_jsonl(path)
 
 
 def refuse_lfs_pointer(path: Path) -> None:
@@ -82,6 +82,8 @@ def _row(line: str, where: str) -> Row:
 
 def _object(pairs: list[tuple[str, Any]]) -> Row:
     row = dict(pairs)
+    if broken := next((name for name in row if any("\ud800" <= c <= "\udfff" for c in name)), None):
+        raise ValueError(f"its column {broken!r} holds half of a character")
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"it has {next(name for name in names if names.count(name) > 1)!r} twice")
