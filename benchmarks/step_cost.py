@@ -51,6 +51,7 @@ from finetune_reg.methods import (
     HeadFirst,
     HyPe,
     LayerwiseLearningRateDecay,
+    LowRankAdaptation,
     Mixout,
     NEFTune,
     PretrainedInterpolation,
@@ -88,6 +89,11 @@ ROWS = {
     "SelectiveProjectionDecay()": Row(SelectiveProjectionDecay),
     "RecAdam()": Row(RecAdam, 1.003),
     "LayerwiseLearningRateDecay()": Row(LayerwiseLearningRateDecay),
+    "LowRankAdaptation()": Row(LowRankAdaptation),
+    "LowRankAdaptation(all linear)": Row(lambda: LowRankAdaptation(targets="all_linear")),
+    "LowRankAdaptation(all linear, DoRA)": Row(
+        lambda: LowRankAdaptation(targets="all_linear", config={"use_dora": True})
+    ),
     "WeightAveraging(tail_fraction=1)": Row(lambda: WeightAveraging(tail_fraction=1.0)),
     "WeightAveraging(exponential)": Row(lambda: WeightAveraging("exponential")),
     "WeightAveraging(bias_corrected)": Row(lambda: WeightAveraging("bias_corrected")),
