@@ -96,11 +96,14 @@ def run(
     """Execute the template notebook with papermill: one task, one method, a list of seeds."""
     from finetune_reg.sweep import NotebookRun
     from finetune_reg.sweep.availability import check_sources
+    from finetune_reg.sweep.cost import disk_for_weights
     from finetune_reg.sweep.protocol import usable_folder
 
     folder = usable_folder(output_dir)
     notebook = NotebookRun(_parameters(parameter or []))
     check_sources([notebook])
+    if said := disk_for_weights([notebook], folder):
+        console.print(said, soft_wrap=True)
     states = sweep_commands.make_notebook(notebook, folder)
     report(folder)
     sweep_commands.conclude(states, folder)
@@ -171,6 +174,25 @@ def select(
         for row in ranked.itertuples(index=False):
             table.add_row(*(f"{v:.1f}" if isinstance(v, float) and v > 1 else str(v) for v in row))
         console.print(table)
+
+
+@app.command()
+def soup(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="Folder that gets the model.")],
+    kind: Annotated[str, typer.Option(help="greedy or uniform.")] = "greedy",
+    only: Annotated[list[str] | None, typer.Option(help="NAME=VALUE: only runs with this setting.")] = None,
+) -> None:
+    """Mix the weights of runs that kept them (parameter keep_weights) into one model, and score it on held-out rows."""
+    from finetune_reg.experiment.soup import make_soup
+
+    made = make_soup(folder, kind, _parameters(only or []))
+    made.save(out)
+    table = Table("run", f"{made.metric} alone", "in the soup")
+    for run_id, score in sorted(made.singles.items(), key=itemgetter(1), reverse=True):
+        table.add_row(run_id, f"{score:.3f}", "yes" if run_id in made.inside else "no")
+    console.print(table)
+    console.print(made.conclusion, f"Written: {out}", sep="\n", soft_wrap=True)
 
 
 @app.command()

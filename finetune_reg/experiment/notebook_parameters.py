@@ -17,6 +17,7 @@ TEMPLATE_PARAMETERS: dict[str, Any] = {
     "seed_subset": int | None,
     "vary": list[Literal["init", "order", "noise"]],
     "device": str,
+    "keep_weights": bool,
     "output_dir": str,
 }
 

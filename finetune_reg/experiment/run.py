@@ -16,6 +16,7 @@ from finetune_reg.errors import InputError, TrainingDivergedError
 from finetune_reg.experiment.encoders import Encoder, load_encoder, quiet_transformers
 from finetune_reg.experiment.environment import describe_environment, peak_memory_mb
 from finetune_reg.experiment.inputs import check_inputs
+from finetune_reg.experiment.kept_weights import refuse_lost_weights, write_weights
 from finetune_reg.experiment.pass_counting import PassCounter
 from finetune_reg.experiment.records import FINISHED, RunRecord, read_record, record_path, stored_record, write_record
 from finetune_reg.experiment.settings import RunSettings, check_device
@@ -38,7 +39,7 @@ from finetune_reg.tasks.loading import rows_hash
 from finetune_reg.training_loop import Predictions, predict, train
 
 
-def run(settings: RunSettings, output_dir: Path | str, device: str = "auto") -> RunRecord:
+def run(settings: RunSettings, output_dir: Path | str, device: str = "auto", keep_weights: bool = False) -> RunRecord:
     """Fine-tune and evaluate as the settings say; write a record to `output_dir/records`.
 
     A run that is finished already, or that another process finishes meanwhile, is read, not redone. A loss, logit or
@@ -46,14 +47,18 @@ def run(settings: RunSettings, output_dir: Path | str, device: str = "auto") -> 
 
     Args:
         device: `"auto"` takes a GPU if there is one; or `"cpu"`, `"cuda"`, `"cuda:1"`.
+        keep_weights: of a run that ends as it should, in `output_dir/weights`; see `soup`.
 
     Raises:
-        InputError: the device, task, data or model cannot be used, or the rows or weights are no longer those that the
-            finished run was made of. Recorded as `failed`, like any other error, unless a record is there already.
+        InputError: the device, task, data or model cannot be used, the rows or weights are no longer those that the
+            finished run was made of, or its weights, which are wanted now, were not kept. Recorded as `failed`, like
+            any other error, unless a record is there already.
     """
     resolved = _resolve_device(device)
     if (finished := _finished_record(output_dir, settings)) is not None:
         check_inputs([finished], output_dir)
+        if keep_weights and finished.status == "ok":
+            refuse_lost_weights(output_dir, finished.run_id)
         return finished
     record = RunRecord(
         run_id=settings.run_id,
@@ -62,7 +67,9 @@ def run(settings: RunSettings, output_dir: Path | str, device: str = "auto") -> 
         metric=get_task(settings.task, settings.source).metrics[0],
     )
     try:
-        _fill(record, settings, resolved)
+        model = _fill(record, settings, resolved)
+        if keep_weights and record.status == "ok":
+            write_weights(model, output_dir, record.run_id)
     except Exception as error:
         record.error = f"{type(error).__name__}: {error}"
         raise
@@ -78,7 +85,8 @@ def _finished_record(output_dir: Path | str, settings: RunSettings) -> RunRecord
     return record if record is not None and record.status in FINISHED else None
 
 
-def _fill(record: RunRecord, settings: RunSettings, device: torch.device) -> None:
+def _fill(record: RunRecord, settings: RunSettings, device: torch.device) -> torch.nn.Module:
+    """Train and evaluate, fill in the record, and return the model."""
     record.environment = describe_environment(device, settings.precision)
     torch.set_flush_denormal(True)
     data = load_task(
@@ -165,6 +173,7 @@ def _fill(record: RunRecord, settings: RunSettings, device: torch.device) -> Non
     record.forward_passes, record.backward_passes = passes.forward, passes.backward
     record.peak_memory_mb = peak_memory_mb(device)
     record.below_majority = record.score is None or record.score <= record.majority_score
+    return model
 
 
 def _evaluate_elsewhere(

@@ -178,6 +178,7 @@ def print_plan(runs: list[NotebookRun], output_dir: Path) -> None:
         GPU_OPERATIONS_PER_SECOND,
         OPERATIONS_PER_SECOND,
         SECONDS_PER_NOTEBOOK,
+        disk_for_weights,
         estimate_costs,
     )
 
@@ -201,8 +202,9 @@ def print_plan(runs: list[NotebookRun], output_dir: Path) -> None:
         "do not reach.",
         "Times come from finished runs of the same model; without any, from its size, for one core ("
         f"{OPERATIONS_PER_SECOND['float32']:.0e} operations a second in float32, {SECONDS_PER_NOTEBOOK:g} s a kernel).",
+        disk_for_weights(runs, output_dir),
     )
-    console.print(" ".join(sentences))
+    console.print(" ".join(filter(None, sentences)))
 
 
 def print_claims(runs: list[NotebookRun]) -> None:

@@ -8,6 +8,7 @@ finished runs of the same folder.
 from __future__ import annotations
 
 import json
+import shutil
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 from statistics import median
 
+from finetune_reg.errors import InputError
+from finetune_reg.experiment.kept_weights import weights_path
 from finetune_reg.experiment.records import FINISHED, RunRecord, read_record
 from finetune_reg.experiment.settings import SEEDS, RunSettings
 from finetune_reg.method import FineTuningMethod
@@ -125,6 +128,27 @@ def estimate_costs(runs: Iterable[NotebookRun], output_dir: Path) -> list[Notebo
     finished = {record.run_id: record for record in records if record.status in FINISHED}
     measured = _Measured(finished.values())
     return [_notebook_cost(run, finished, measured) for run in runs]
+
+
+def disk_for_weights(runs: Iterable[NotebookRun], output_dir: Path) -> str:
+    """Say how much disk the weights take that the runs are to keep; nothing, if they keep none.
+
+    Raises:
+        InputError: that much is not free.
+    """
+    keeping = [run for run in runs if run.parameters.get("keep_weights")]
+    missing = [one for run in keeping for one in run.settings if not weights_path(output_dir, one.run_id).is_file()]
+    if not keeping:
+        return ""
+    needed = 4 * sum(_model_size(one).parameters for one in missing)
+    there = next(folder for folder in (output_dir.absolute(), *output_dir.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise InputError(
+            f"Keeping the weights of {len(missing)} runs takes about {needed / 1e9:.1f} GB, and {there} has "
+            f"{free / 1e9:.1f} GB free: make space, choose another folder, or leave keep_weights out."
+        )
+    return f"The weights of {len(missing)} runs are kept: about {needed / 1e9:.2g} GB in {output_dir / 'weights'}."
 
 
 class _Measured:

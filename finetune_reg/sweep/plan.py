@@ -169,8 +169,12 @@ def prepare(runs: list[NotebookRun], output_dir: Path, retry_failed: bool = Fals
     records = [record for record in found if record is not None]
     if any(record.status in FINISHED for record in records):
         from finetune_reg.experiment.inputs import check_inputs  # loads PyTorch, which a first sweep does without
+        from finetune_reg.experiment.kept_weights import refuse_lost_weights
 
         check_inputs(records, output_dir)
+        for run_id in (run_id for run in runs if run.parameters.get("keep_weights") for run_id in run.run_ids):
+            if recorded_status(output_dir, run_id) == "ok":
+                refuse_lost_weights(output_dir, run_id)
     with storage_errors(output_dir):
         for name in ("plans", "protocols", "records"):
             remove_abandoned(output_dir / name)
