@@ -13,6 +13,7 @@ ROOT = _CHECKOUT if (_CHECKOUT / "pyproject.toml").is_file() else _PACKAGE
 POCKET = ROOT / "data" / "pocket"
 RESULTS = ROOT / "data" / "results"
 SELECTION = ROOT / "data" / "selection"
+HOTEL_NOTES = ROOT / "data" / "hotel_notes.csv"
 NOTEBOOKS = ROOT / "notebooks"
 
 

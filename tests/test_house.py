@@ -24,7 +24,8 @@ FLOORS = [
     {"experiment"},
     {"results"},
     {"report", "sweep"},
-    {"course", "own_table"},
+    {"own_table"},
+    {"course"},
     {"cli"},
     {"__main__"},
 ]

@@ -131,7 +131,7 @@ class RunMaker:
         return {record.run_id: record for record in records if record is not None}
 
     def _make_here(self, settings: list[RunSettings]) -> None:
-        with Progress(console=console, transient=True) as progress:
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             for one in progress.track(settings, description="runs"):
                 run(one, self.folder)
 

@@ -23,6 +23,7 @@ REFUSED = {("05_smart", "similarity")}
 OWN = {
     "07_dps": SMALL | {"epochs": 7},  # a stage is a twentieth of the updates, and needs one
     "14_results": {},  # reads records and trains nothing
+    "15_your_own_rows": {"rows": 60, "methods": ["head only"], "budget": 0.5},
 }
 
 

@@ -30,11 +30,18 @@ LESSONS = [path for path in NOTEBOOKS if path.parent == paths.NOTEBOOKS]
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
 every_lesson = pytest.mark.parametrize("path", LESSONS, ids=name_of)
 PARAMETER_NAMES = set(TEMPLATE_PARAMETERS) | {
+    "budget",
+    "group",
+    "label",
     "learning_rates",
+    "methods",
     "mix_probability",
     "results_dir",
+    "rows",
     "seed",
     "strict_exercises",
+    "table",
+    "text",
 }
 
 
