@@ -13,10 +13,13 @@ from finetune_reg.errors import InputError
 
 ASKING = (
     "02_instability",
+    "03_simple_baselines",
     "04_mixout",
     "05_smart",
     "06_child_tuning",
     "07_dps",
+    "08_attention_guided_weight_mixup",
+    "09_guided_dropout",
     "11_flat_minima",
 )
 BELOW, ABOVE, UNDECIDED = (
@@ -27,6 +30,9 @@ BELOW, ABOVE, UNDECIDED = (
 PAIRS = (BELOW, ABOVE, UNDECIDED)
 # What decides each question about runs, so that every one of its answers is right once.
 EVIDENCE = {
+    "guided-against-uniform": PAIRS,
+    "mixup-coefficient": tuple({"held-out rows": held_out, "training rows": 0.8} for held_out in (0.8, 0.4, 1.0)),
+    "baselines-against-gentle": PAIRS,
     "dps-against-control": PAIRS,
     "child-against-control": PAIRS,
     "instability-collapse": ((0, 0, 5), (0, 3, 5), (1, 5, 5)),

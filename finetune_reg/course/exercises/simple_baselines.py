@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from finetune_reg.course.exercises import Checker
+from finetune_reg.course.predictions import Choice, Prediction, paired
 from finetune_reg.results.statistics import compare_paired
 
 DOUBLE = torch.float64
@@ -138,4 +139,51 @@ EXERCISES: dict[str, Checker] = {
     "minimizer-under-l2-sp": check_minimizer,
     "recalling-step": check_recalling_step,
     "paired-report": check_paired_report,
+}
+
+PREDICTIONS = {
+    "baselines-coupled-pull": Prediction(
+        "One weight, no task: L2-SP's penalty alone, in Adam. How much faster does the weight come back with alpha = "
+        "0.1 than with alpha = 0.001?",
+        (
+            Choice(
+                "a hundred times faster",
+                "In plain gradient descent it would. Adam divides a gradient by its own size.",
+            ),
+            Choice(
+                "ten times faster",
+                "Adam's second moment has a root, but so has the square of the gradient in it: the whole factor goes "
+                "out.",
+            ),
+            Choice(
+                "no faster",
+                right="Adam divides the penalty's gradient by its own size, and alpha goes out: the step is the "
+                "learning rate.",
+            ),
+        ),
+        right="c",
+    ),
+    "baselines-against-gentle": Prediction(
+        "Three methods hold back vanilla at a hot learning rate. The control is vanilla at a gentle rate, without any"
+        " method. Where does the best of the three end?",
+        (
+            Choice(
+                "below the control",
+                "All three hold the weights back, and that helps at a hot rate. It can help as much as a lower rate "
+                "does.",
+                "To hold back a rate that is too high is not as good as a rate that is not.",
+            ),
+            Choice(
+                "above the control",
+                "What they repair is done by the hot rate. The gentle rate does not do it in the first place.",
+                "It does more here than a gentle rate does.",
+            ),
+            Choice(
+                "that cannot be told",
+                "With few seeds it often cannot. Here the differences agree from seed to seed.",
+                "The interval has zero in it: undecided, which is not equal.",
+            ),
+        ),
+        right=paired(below="a", above="b", undecided="c", factor=100),
+    ),
 }
