@@ -10,6 +10,7 @@ import torch
 
 from finetune_reg.building_blocks.hypergradient import Loss
 from finetune_reg.course.exercises import Checker
+from finetune_reg.course.predictions import Choice, Prediction
 
 MixedDerivative = Callable[[Loss, Sequence[torch.Tensor], Sequence[torch.Tensor], Sequence[torch.Tensor]], list]
 
@@ -143,4 +144,57 @@ EXERCISES: dict[str, Checker] = {
     "reach-of-alpha": check_reach,
     "mixed-derivative-product": check_mixed_derivative,
     "what-lifts-the-implicit-part": check_what_lifts,
+}
+
+
+def smallest_loss(evidence: Mapping[str, float]) -> tuple[str, str]:
+    """Say who asks for less of fine-tuning: a nobody, b the held-out rows, c the training rows."""
+    held_out, training = evidence["held-out rows"], evidence["training rows"]
+    letter = "a" if held_out == training else "b" if held_out < training else "c"
+    return letter, f"Here the smallest loss is at {held_out:.1f} on held-out rows, at {training:.1f} on training rows."
+
+
+PREDICTIONS = {
+    "mixup-coefficient": Prediction(
+        "One coefficient mixes the pretrained encoder (0) with the one fine-tuned too hot (1). Training rows and "
+        "held-out rows are asked for the coefficient with the smallest loss. Which of them ask for less of fine-"
+        "tuning?",
+        (
+            Choice(
+                "both ask for the same",
+                "The training rows have shaped the fine-tuned weights; the held-out rows have not.",
+                "Here both find their smallest loss at one coefficient, on the grid that was tried.",
+            ),
+            Choice(
+                "the held-out rows",
+                "The weights have fitted the training rows, and not these. But the grid shows another order here.",
+                "The weights have fitted the training rows, so these want all of it. Others pay for the overfitting.",
+            ),
+            Choice(
+                "the training rows",
+                "Fine-tuning has made the loss of the training rows small: they have no reason to go back.",
+                "Here the last steps of training have gone too far even for the training rows.",
+            ),
+        ),
+        right=smallest_loss,
+    ),
+    "mixup-factored": Prediction(
+        "The released mixture is a b W + (1 - a)(1 - b) W0, with W the current and W0 the pretrained weight. Which "
+        "weight does the layer use for a = 1 and b = 0?",
+        (
+            Choice(
+                "W0, the pretrained one",
+                "Its coefficient is (1 - a)(1 - b), and 1 - a is 0.",
+            ),
+            Choice(
+                "the mean of both",
+                "Then the two coefficients would have to add up to 1. They do only where a and b are both 0 or both 1.",
+            ),
+            Choice(
+                "0",
+                right="Both products have a factor of 0. The mixture is not convex: the weight is neither of the two.",
+            ),
+        ),
+        right="c",
+    ),
 }
