@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from finetune_reg.course.exercises import Checker
+from finetune_reg.course.predictions import Choice, Prediction, paired
 from finetune_reg.experiment.settings import SEEDS
 from finetune_reg.results.statistics import compare_paired
 
@@ -92,4 +93,49 @@ EXERCISES: dict[str, Checker] = {
     "equal-strength-rate": check_equal_strength,
     "score-from-gradients": check_score,
     "guided-on-another-task": check_another_task,
+}
+
+PREDICTIONS = {
+    "guided-mean-rate": Prediction(
+        "A model has dropout 0.1 everywhere. Guided dropout gives its places rates from 0.1 down to 0, evenly by "
+        "rank. How much dropout is there now, on average over the places?",
+        (
+            Choice(
+                "as much as before: it is only placed better",
+                "That would need rates above 0.1 somewhere. The schedule starts at 0.1 and goes down.",
+            ),
+            Choice(
+                "half as much",
+                right="Ranks are evenly spaced, so the mean lies in the middle of 0.1 and 0. Any comparison needs a "
+                "control at that mean.",
+            ),
+            Choice(
+                "next to none",
+                "Only the place with the highest score gets no dropout at all.",
+            ),
+        ),
+        right="b",
+    ),
+    "guided-against-uniform": Prediction(
+        "The control *uniform* has the mean of the guided rates everywhere. Where does guided dropout end?",
+        (
+            Choice(
+                "below uniform",
+                "It spares the sub-layers that pretraining needs. There is a reason why it should not be worse.",
+                "The placement does harm here, at an equal amount of dropout.",
+            ),
+            Choice(
+                "above uniform",
+                "It lies above the usual rate, perhaps. At an equal amount of dropout only the placement is left.",
+                "The placement does something here. Look at the permuted and the reversed rates before you credit the"
+                " scores.",
+            ),
+            Choice(
+                "that cannot be told",
+                "With few seeds it often cannot. Here the differences agree from seed to seed.",
+                "The interval has zero in it: at an equal amount of dropout the placement has shown nothing.",
+            ),
+        ),
+        right=paired(below="a", above="b", undecided="c", factor=100),
+    ),
 }
