@@ -21,6 +21,7 @@ ASKING = (
     "08_attention_guided_weight_mixup",
     "09_guided_dropout",
     "11_flat_minima",
+    "12_low_rank_and_noise",
 )
 BELOW, ABOVE, UNDECIDED = (
     ([1.0, 2.0, 3.0], [2.0, 3.1, 4.0]),
@@ -38,6 +39,7 @@ EVIDENCE = {
     "instability-collapse": ((0, 0, 5), (0, 3, 5), (1, 5, 5)),
     "mixout-distance": PAIRS,
     "sam-or-half-the-rate": PAIRS,
+    "hype-or-other-masks": PAIRS,
     "smart-half": tuple(
         {"vanilla": [0.09, 0.1, 0.11], "smoothness alone": smoothness, "teacher alone": teacher}
         for smoothness in ([0.04, 0.055, 0.06], [0.1, 0.09, 0.12])

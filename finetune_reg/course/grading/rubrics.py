@@ -23,6 +23,11 @@ RUBRICS: dict[str, list[str]] = {
         "Kept apart: the rows that choose a temperature are not those on which the loss is measured.",
         "Concluded: which part of the differences a temperature removes, and what so few seeds can say of the rest.",
     ],
+    "4. Experiment: one rate for all": [
+        "Measured: all three settings at all three rates, on equal seeds.",
+        "Compared: the order of the settings at one rate with that of their best rates.",
+        "Concluded: equal numbers of tries, and rates chosen on rows that do not judge, are fixed beforehand.",
+    ],
     "3. Experiment: fewer and more seeds": [
         "Measured: the verdict with 3, 4, 5 and more recorded seeds, and where it changes.",
         "Measured: verdicts of invented runs with 10, 15 and 20 seeds, for several draws of the noise.",
