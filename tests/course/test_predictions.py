@@ -20,6 +20,7 @@ ASKING = (
     "07_dps",
     "08_attention_guided_weight_mixup",
     "09_guided_dropout",
+    "10_combining_methods",
     "11_flat_minima",
     "12_low_rank_and_noise",
 )
@@ -31,6 +32,7 @@ BELOW, ABOVE, UNDECIDED = (
 PAIRS = (BELOW, ABOVE, UNDECIDED)
 # What decides each question about runs, so that every one of its answers is right once.
 EVIDENCE = {
+    "combining-interaction": PAIRS,
     "guided-against-uniform": PAIRS,
     "mixup-coefficient": tuple({"held-out rows": held_out, "training rows": 0.8} for held_out in (0.8, 0.4, 1.0)),
     "baselines-against-gentle": PAIRS,

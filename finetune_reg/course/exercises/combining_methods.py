@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from finetune_reg.course.exercises import Checker
+from finetune_reg.course.predictions import Choice, Prediction, paired
 from finetune_reg.errors import InputError
 from finetune_reg.method import FineTuningMethod
 from finetune_reg.methods import L2SP, SMART, ChildTuningD, Combination, Mixout, NoisyTune, RDrop
@@ -106,4 +107,49 @@ EXERCISES: dict[str, Checker] = {
     "arrange-members": check_arrange,
     "interaction": check_interaction,
     "interaction-at-a-gentle-rate": check_gentle,
+}
+
+PREDICTIONS = {
+    "combining-pulls": Prediction(
+        "On a quadratic loss L2-SP alone leaves 0.67 of the way to the task's optimum, and Mixout alone leaves 0.5. "
+        "Which share is left with both?",
+        (
+            Choice(
+                "0.33: the shares are multiplied",
+                "That would be so if each shortened what the other leaves by the same factor. It is the strengths "
+                "that are added.",
+            ),
+            Choice(
+                "0.4",
+                right="With a curvature of 1, the strengths 0.5 and 1 add up to 1.5, and 1 / (1 + 1.5) is 0.4.",
+            ),
+            Choice(
+                "0.17: the losses of 0.33 and 0.5 are added",
+                "Strengths add up. Their effects do not: the second pull finds a shorter way to shorten.",
+            ),
+        ),
+        right="b",
+    ),
+    "combining-interaction": Prediction(
+        "Mixout has a gain without L2-SP, and another one on top of it. Which is larger, seed by seed?",
+        (
+            Choice(
+                "the one on top is smaller: the gains overlap",
+                "Both pull toward the same weights, so that is what one would expect. It takes more seeds to show it.",
+                "Both pull toward the same weights, and what one has done the other cannot do again.",
+            ),
+            Choice(
+                "the one on top is larger: each helps the other",
+                "Two pulls toward the same weights have little reason to.",
+                "Here each makes room for the other.",
+            ),
+            Choice(
+                "that cannot be told",
+                "Four settings enter, so it often cannot. Here the differences agree from seed to seed.",
+                "The interval has zero in it. Four settings enter an interaction, so it needs more seeds than a "
+                "comparison.",
+            ),
+        ),
+        right=paired(below="a", above="b", undecided="c", factor=100),
+    ),
 }
