@@ -90,7 +90,8 @@ class Soup:
         """What the soup scores, in one or two sentences."""
         best = max(self.singles.values())
         rows = "evaluation" if self.test_score is None else "held-out"
-        said = f"The {self.kind} soup of {len(self.inside)} runs has {self.metric} {self.score:.3f} on the {rows} rows"
+        runs = f"{len(self.inside)} run{'s' * (len(self.inside) > 1)}"
+        said = f"The {self.kind} soup of {runs} has {self.metric} {self.score:.3f} on the {rows} rows"
         said += f", the best run {best:.3f}."
         if self.test_score is None:
             return said
@@ -203,8 +204,7 @@ def _with_weights(folder: Path, only: Mapping[str, Any]) -> list[RunRecord]:
     kept = [record for record in records if weights_path(folder, record.run_id).is_file()]
     if not kept:
         raise InputError(
-            f"{folder} has no kept weights of such runs: make them in a new folder with the parameter keep_weights "
-            "true."
+            f"{folder} has no kept weights of such runs: make them in a new folder with keep_weights=true."
         )
     return kept
 
