@@ -52,6 +52,13 @@ CANDIDATES = (
     Candidate(
         "averaging", "weight_averaging", "Delivers the mean of the last quarter of the weights, at no cost in time."
     ),
+    Candidate(
+        "lora",
+        "low_rank_adaptation",
+        "Trains thin matrices beside frozen ones, which limits how far the model moves; needs peft.",
+        {"rank": 8, "alpha": 16.0, "targets": "all_linear"},
+        rate_factor=10.0,
+    ),
     Candidate("r-drop", "r_drop", "Asks for equal answers under two dropout masks; an update costs twice as much."),
 )
 
