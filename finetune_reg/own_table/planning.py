@@ -131,7 +131,9 @@ def choose_plan(
     kernels: bool,
     spent: float = 0.0,
 ) -> Plan:
-    """Return the largest design that fits into the budget; where even the smallest does not, fewer methods.
+    """Return the largest design that fits into the budget: of all methods, else of fewer, and three folds at last.
+
+    Three folds show little: their intervals are twice as wide as those of five, because two degrees of freedom are few.
 
     Args:
         budget: minutes, None for the largest design.
@@ -143,15 +145,17 @@ def choose_plan(
         InputError: two methods on the smallest design take longer, or vanilla or all others are refused.
     """
     usable, estimates = _usable(candidates, timing), []
-    for n_methods in range(len(usable), FEWEST_METHODS - 1, -1):
-        kept = usable[:n_methods]
-        for folds, repeats, n_tries in reversed(DESIGNS if n_methods == len(usable) else DESIGNS[:1]):
-            left_out = [candidate.title for candidate in usable[n_methods:]]
-            plan = Plan(kept, folds, repeats, TRIES[:n_tries], 0.0, left_out, timing.refused)
-            minutes = spent + _minutes(plan, timing, n_rows, slots, kernels)
-            estimates.append(minutes)
-            if budget is None or minutes <= PART_OF_BUDGET * budget:
-                return replace(plan, minutes=minutes)
+    last, *larger = DESIGNS
+    fewer = range(len(usable), FEWEST_METHODS - 1, -1)
+    choices = [(len(usable), design) for design in reversed(larger)]
+    choices += [(n_methods, design) for design in [*larger[:1], last] for n_methods in fewer]
+    for n_methods, (folds, repeats, n_tries) in choices:
+        left_out = [candidate.title for candidate in usable[n_methods:]]
+        plan = Plan(usable[:n_methods], folds, repeats, TRIES[:n_tries], 0.0, left_out, timing.refused)
+        minutes = spent + _minutes(plan, timing, n_rows, slots, kernels)
+        estimates.append(minutes)
+        if budget is None or minutes <= PART_OF_BUDGET * budget:
+            return replace(plan, minutes=minutes)
     raise InputError(
         f"The smallest comparison takes about {estimates[-1]:.1f} minutes here, more than the budget of {budget:g}: "
         f"give --budget {math.ceil(estimates[-1] / PART_OF_BUDGET)}m, a smaller encoder, fewer rows with --rows, or "

@@ -87,11 +87,15 @@ def test_a_larger_budget_buys_a_larger_design_and_a_small_one_fewer_methods():
     def plan(budget):
         return choose_plan(candidates, EQUAL, 300, budget, slots=1, kernels=False)
 
-    designs = [(p.folds, p.repeats, len(p.tries)) for p in map(plan, (None, 60, 30, 15, 8))]
+    designs = [(p.folds, p.repeats, len(p.tries)) for p in map(plan, (None, 60, 30, 15, 8, 2.2))]
     assert designs[0] == DESIGNS[-1]
     assert [DESIGNS.index(design) for design in designs] == sorted(map(DESIGNS.index, designs), reverse=True)
     assert all(plan(budget).minutes <= budget for budget in (60, 30, 15, 8))
+    fewer = plan(8)
+    assert (fewer.folds, len(fewer.candidates) + len(fewer.left_out)) == (5, len(candidates))
+    assert fewer.left_out
     small = plan(2.2)
+    assert small.folds == 3
     assert [candidate.title for candidate in small.candidates] == ["vanilla", "head only"]
     assert small.left_out == [candidate.title for candidate in candidates[2:]]
     with pytest.raises(InputError, match=r"takes about .* more than the budget of 0.5: give --budget"):
