@@ -33,6 +33,8 @@ Palette = dict[str, tuple[float, float, float]]
 LineStyle = Literal["-", "--", ":", "-."]
 DASHES: tuple[LineStyle, ...] = get_args(LineStyle)
 COLUMNS = 4
+SAVED_DPI = 160
+JITTER = 0.15  # of a row: points of one score stay apart
 PAGE_DPI = 80  # of the page: an inch of a figure is that wide on it
 METRIC_LABELS = {
     "accuracy": "accuracy",
@@ -77,18 +79,23 @@ def plot_scores(table: pd.DataFrame, axes: Axes, palette: Palette | None = None)
     palette = palette or method_palette(list(dict.fromkeys(table.method_label)))
     labels = list(palette)
     scored = table.loc[table.score.notna(), ["method_label", "score"]].astype({"score": float})
-    options: dict[str, Any] = {"x": "score", "y": "method_label", "hue": "method_label", "order": labels, "ax": axes}
-    options |= {"palette": palette, "legend": False}
-    boxed = scored[scored.groupby("method_label").score.transform("count") >= 5]
-    if len(boxed):
-        sns.boxplot(boxed, **options, fliersize=0, width=0.5, boxprops={"alpha": 0.35})
-    if len(scored):
-        sns.stripplot(scored, **options, jitter=0.15, size=6, edgecolor="white", linewidth=0.6)
+    scores = {label: of_method.to_numpy() for label, of_method in scored.groupby("method_label").score}
+    boxed = [label for label in labels if len(scores.get(label, ())) >= 5]
+    options: dict[str, Any] = {key: {"color": "0.3"} for key in ("medianprops", "whiskerprops", "capprops")}
+    options |= {"orientation": "horizontal", "widths": 0.5, "showfliers": False, "patch_artist": True}
+    places = [labels.index(label) for label in boxed]
+    drawn = axes.boxplot([scores[label] for label in boxed], positions=places, **options)
+    for label, box in zip(boxed, drawn["boxes"], strict=True):
+        box.set(facecolor=palette[label], edgecolor="0.3", alpha=0.35)
+    rows = scored.method_label.map(labels.index) + np.random.default_rng(0).uniform(-JITTER, JITTER, len(scored))
+    colours = [palette[label] for label in scored.method_label]
+    axes.scatter(scored.score, rows, s=36, c=colours, edgecolors="white", linewidths=0.6, zorder=3)
     axes.axvline(_majority(table), color="0.35", linestyle="--", linewidth=1)
     axes.set(title=table.task.iloc[0], xlabel=METRIC_LABELS[table.metric.iloc[0]])
     axes.set(ylabel="", ylim=(len(labels) - 0.5, -0.5))
     axes.set_yticks(range(len(labels)), [_wrapped(label) for label in labels])
     axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.grid(axis="y", visible=False)
 
 
 def plot_learning_curves(
@@ -233,8 +240,13 @@ def score_ranges(table: pd.DataFrame) -> str:
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure in one step, in the format that the name of the file ends with, and close it."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    figure.set_dpi(SAVED_DPI)
+    if (layout := figure.get_layout_engine()) is not None:
+        layout.execute(figure)  # where matplotlib does it, it draws all for it, and then once more
+        with plt.rc_context({"figure.constrained_layout.use": False}):
+            figure.set_layout_engine(None)
     with in_one_step(path) as temporary:
-        figure.savefig(temporary, dpi=160, format=path.suffix.removeprefix("."))
+        figure.savefig(temporary, dpi=SAVED_DPI, format=path.suffix.removeprefix("."))
     plt.close(figure)
     return path
 
