@@ -6,6 +6,7 @@ leaves the temporary file, whose name says who wrote it: `.RANDOM@HOST@PROCESS.t
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
@@ -28,6 +29,8 @@ def in_one_step(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the file cannot be written. The error names `path`, which is left as it was.
     """
+    if not path.name:  # the current folder
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(f".{uuid4().hex}@{socket.gethostname()}@{os.getpid()}.tmp")
     try:
         temporary.open("xb").close()

@@ -97,7 +97,7 @@ def predict(
     with console.status("Predicting"):
         result = predict_table(model, table, encoding)
     with in_one_step(out) as file:
-        result.to_csv(file, index=False)
+        result.to_csv(file, index=False, errors="backslashreplace")
     missing = int(result.prediction.isna().sum())
     left_out = f", {missing} of them without text and prediction" if missing else ""
     console.print(f"{len(result)} rows{left_out} in {out}", soft_wrap=True)

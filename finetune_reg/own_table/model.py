@@ -6,16 +6,16 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy import special
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from finetune_reg.errors import InputError, unknown_name
 from finetune_reg.experiment.encoders import load_encoder, quiet_transformers
+from finetune_reg.hyperparameters.ranges import Interval, check_in_range
 from finetune_reg.method import TrainingContext
 from finetune_reg.methods import build_method
 from finetune_reg.own_table.answer import words
@@ -24,9 +24,12 @@ from finetune_reg.own_table.comparison import Comparison, encoder_width
 from finetune_reg.own_table.page import plan_facts
 from finetune_reg.own_table.planning import BATCH_SIZE
 from finetune_reg.own_table.reading import read_table
+from finetune_reg.own_table.selection import CLASS_METRICS, SCORE_METRICS, TEXT_COLUMNS, check_values
 from finetune_reg.results.method_labels import method_label
 from finetune_reg.tasks import encode, training_loader
 from finetune_reg.tasks.batching import evaluation_loader, evaluation_order
+from finetune_reg.tasks.row_files import Row
+from finetune_reg.tasks.task_table import Task
 from finetune_reg.training_loop import predict, train
 
 ABOUT = "finetune_reg.json"
@@ -148,46 +151,74 @@ def predict_table(model: Path | str, source: Path | str | pd.DataFrame, encoding
         `probability NAME` of each class. Rows without text get no prediction.
 
     Raises:
-        InputError: no such model, a text column that is not there, or a column that would be overwritten.
+        InputError: no such model or a damaged one (see `load_encoder`), a text column that is not there or holds other
+            values, or a column that would be overwritten.
     """
     folder = Path(os.path.expanduser(model))
-    if not (folder / ABOUT).is_file():
-        raise InputError(f"{folder} is no model of `finetune-reg compare`: give its folder OUTPUT/model.")
-    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    frame = read_table(source, encoding)
-    columns = about["columns"]["text"]
+    about, task = _described(folder)
+    frame, columns = read_table(source, encoding), about["columns"]["text"]
     for column in columns:
         if column not in frame:
             raise unknown_name("column", column, map(str, frame.columns))
-    if "prediction" in frame:
-        raise InputError("The table has a column 'prediction' already: rename it.")
+        check_values(frame[column], column, are_texts=True)
+    added = ["prediction", "probability", *(f"probability {name}" for name in task.label_names)]
+    if taken := [name for name in added if name in frame]:
+        raise InputError(f"The table has a column {taken[0]!r} already: rename it.")
     usable = frame[columns].map(lambda value: isinstance(value, str) and bool(value.strip())).all(axis=1)
-    texts = [frame.loc[usable, column].tolist() for column in columns]
-    logits = _logits(folder, texts, about["max_length"])
-    names = json.loads((folder / "config.json").read_text(encoding="utf-8"))["id2label"]
+    rows = [
+        dict(zip((*task.text_columns, "label"), (*row, 0), strict=True)) for row in frame.loc[usable, columns].values
+    ]
+    logits = _logits(folder, task, rows, about["max_length"])
     result = frame.copy()
-    if logits.shape[1] == 1:
+    if task.is_regression:
         result.loc[usable, "prediction"] = logits[:, 0]
         return result
     probabilities = special.softmax(logits / about["temperature"], axis=1)
-    labels = [names[str(number)] for number in range(logits.shape[1])]
     result["prediction"] = None
-    result.loc[usable, "prediction"] = [labels[number] for number in probabilities.argmax(axis=1)]
+    result.loc[usable, "prediction"] = [task.label_names[number] for number in probabilities.argmax(axis=1)]
     result.loc[usable, "probability"] = probabilities.max(axis=1)
-    for number, name in enumerate(labels):
+    for number, name in enumerate(task.label_names):
         result.loc[usable, f"probability {name}"] = probabilities[:, number]
     return result
 
 
+def _described(folder: Path) -> tuple[dict[str, Any], Task]:
+    """Return what `write_model` kept about a model, and the task that it answers."""
+    if not (folder / ABOUT).is_file():
+        raise InputError(f"{folder} is no model of `finetune-reg compare`: give its folder OUTPUT/model.")
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        names = json.loads((folder / "config.json").read_text(encoding="utf-8"))["id2label"]
+        labels = [names[str(number)] for number in range(len(names))]
+        for name, value, allowed in (
+            ("the text columns", about["columns"]["text"], list[str]),
+            ("the temperature", about["temperature"], Annotated[float, Interval("[1e-6, 1e6]")]),
+            ("max_length", about["max_length"], Annotated[int, Interval("[1, 1000000]")]),
+            ("id2label", labels, list[str]),
+        ):
+            check_in_range(name, value, allowed, "The model")
+        texts = TEXT_COLUMNS[: len(about["columns"]["text"])]
+        is_right = 0 < len(texts) == len(set(about["columns"]["text"])) and len(set(labels)) == len(labels) > 0
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        cause = str(error) if isinstance(error, InputError) else "a file is missing or damaged."
+        raise InputError(f"{folder} is no whole model of `finetune-reg compare`: {cause} Train it again.") from None
+    if not is_right:
+        raise InputError(f"{folder} has no text columns, or labels that are not different: train it again.")
+    if len(labels) == 1:
+        return about, Task("own", texts, (), SCORE_METRICS, label_range=(0.0, 1.0))
+    return about, Task("own", texts, tuple(labels), CLASS_METRICS)
+
+
 @torch.inference_mode()
-def _logits(folder: Path, texts: list[list[str]], max_length: int) -> np.ndarray:
-    """Return the logits of texts, or pairs of texts, in their order, shape (rows, labels)."""
-    with quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        network = AutoModelForSequenceClassification.from_pretrained(folder)
-    if not texts[0]:
-        return np.empty((0, network.config.num_labels))
-    encoding = tokenizer(*texts, truncation=True, max_length=max_length)
-    examples = [{name: encoding[name][i] for name in encoding} | {"labels": 0} for i in range(len(texts[0]))]
-    logits = predict(network, evaluation_loader(examples, tokenizer)).logits
+def _logits(folder: Path, task: Task, rows: list[Row], max_length: int) -> np.ndarray:
+    """Return the logits of rows in their order, shape (rows, labels)."""
+    encoder = load_encoder(str(folder), task, seed=0)
+    if encoder.head != "kept":
+        raise InputError(f"{folder} lacks weights of the head for its labels: train it again.")
+    if not rows:
+        return np.empty((0, task.n_outputs))
+    examples = encode(task, rows, encoder.tokenizer, max_length, encoder.n_positions)
+    logits = predict(encoder.model, evaluation_loader(examples, encoder.tokenizer)).logits
+    if not np.isfinite(logits).all():
+        raise InputError(f"The model in {folder} gives answers that are no numbers: train it again.")
     return logits[np.argsort(evaluation_order(examples))]

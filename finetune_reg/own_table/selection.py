@@ -96,7 +96,7 @@ def select_rows(
         rows["group"] = None
     texts = [column for column in TEXT_COLUMNS if column in rows]
     for column, name_in_file in named.items():
-        _check_values(rows[column], name_in_file, are_texts=column in texts)
+        check_values(rows[column], name_in_file, are_texts=column in texts)
     if group is not None:
         _check_groups(rows.group, group)
     has_text = rows[texts].map(lambda value: isinstance(value, str) and bool(value.strip())).all(axis=1)
@@ -116,7 +116,12 @@ def select_rows(
     return OwnTable(task, rows.reset_index(drop=True), names, n_read, without_text, without_label, sampled)
 
 
-def _check_values(values: pd.Series, column: str, are_texts: bool) -> None:
+def check_values(values: pd.Series, column: str, are_texts: bool) -> None:
+    """Check that each cell is one value, and a text or missing where `are_texts`.
+
+    Raises:
+        InputError: the first cell that is not.
+    """
     for number, value in values.items():
         where, shown = f"Row {number} of {column!r}", f"{shortened(value)} ({type(value).__name__})"
         if are_texts and not (_is_missing(value) or isinstance(value, str)):

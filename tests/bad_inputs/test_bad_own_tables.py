@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
+import torch
 from command_line import call
 from own_table.tables import animals
 from refusals import assert_refused
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import finetune_reg
 from finetune_reg.own_table.commands import read_minutes
 from finetune_reg.own_table.comparison import prepare
-from finetune_reg.own_table.model import predict_table
+from finetune_reg.own_table.model import ABOUT, predict_table
 from finetune_reg.own_table.reading import read_table
 from finetune_reg.own_table.selection import select_rows
 
@@ -194,3 +198,99 @@ def test_the_command_refuses_in_one_line(tmp_path):
     finished = call("compare", tmp_path / "t.csv", "--text", "words", "--label", "animal", "--budget", "9" * 400 + "h")
     assert (finished.returncode, finished.stderr.count("\n")) == (2, 1)
     assert "compare needs budget in (0, 525600]" in finished.stderr
+
+
+KEPT = {"columns": {"text": ["words"], "label": "animal"}, "temperature": 1.2, "max_length": 24}
+NAN_WEIGHTS = "nan"
+
+
+@pytest.fixture(scope="module")
+def model(tiny_world, tmp_path_factory):
+    """A folder as `compare` writes it, with an untrained head."""
+    folder = tmp_path_factory.mktemp("predicting") / "model"
+    labels = dict(enumerate(["bird", "cat", "dog"]))
+    names = {"id2label": labels, "label2id": {label: i for i, label in labels.items()}}
+    AutoModelForSequenceClassification.from_pretrained(tiny_world["model_name"], **names).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_world["model_name"]).save_pretrained(folder)
+    (folder / ABOUT).write_text(json.dumps(KEPT))
+    return folder
+
+
+def kept(**changes) -> dict[str, str]:
+    return {ABOUT: json.dumps(KEPT | changes)}
+
+
+def config(**changes):
+    return {"config.json": changes}
+
+
+DAMAGED_MODELS = [
+    *(({ABOUT: text}, "is no whole model of `finetune-reg compare`") for text in ("", "[]", "{}", "null", "\0", '"x"')),
+    *(
+        (kept(columns=value), "is no whole model")
+        for value in (3, {}, {"text": "words"}, {"text": [1]}, {"text": [[]]})
+    ),
+    *((kept(columns={"text": value}), "has no text columns") for value in ([], ["words", "words"], ["a", "b", "c"])),
+    (kept(columns={"text": ["nosuch"]}), "There is no column 'nosuch'"),
+    *((kept(temperature=value), "The model needs the temperature") for value in (0, -1, NAN, INF, "x", None, True)),
+    *((kept(max_length=value), "The model needs max_length") for value in (0, -1, "x", None, 10**30, 1.5)),
+    *((kept(max_length=value), "has no room for text beside the 2 special tokens") for value in (1, 2)),
+    *(({"config.json": text}, "is no whole model") for text in (None, "{", "[]", "{}", '{"id2label": 3}')),
+    (config(id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1}), "lacks weights of the head"),
+    (config(id2label={"0": "a", "1": "a", "2": "b"}), "labels that are not different"),
+    (config(id2label={"a": "bird", "b": "cat", "c": "dog"}), "is no whole model"),
+    (config(num_hidden_layers=5), ""),
+    (config(hidden_size=64), ""),
+    (config(auto_map={"AutoConfig": "x.Y"}, model_type="custom"), "which is never run (trust_remote_code=False)"),
+    ({"model.safetensors": None}, ""),
+    ({"model.safetensors": "version https://git-lfs.github.com/spec/v1\n"}, "Git LFS pointer"),
+    ({"model.safetensors": "cut"}, ""),
+    ({"model.safetensors": NAN_WEIGHTS}, ""),
+    ({"tokenizer.json": None}, ""),
+    ({"tokenizer.json": "{"}, ""),
+]
+
+
+@pytest.mark.parametrize(("files", "sentence"), DAMAGED_MODELS, ids=lambda value: repr(value)[:50])
+def test_a_damaged_model_predicts_nothing(files, sentence, model, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    for name, content in files.items():
+        if content is None:
+            (folder / name).unlink()
+        elif isinstance(content, dict):
+            (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | content))
+        elif content == NAN_WEIGHTS:
+            weights = load_file(folder / name)
+            weights = {key: torch.full_like(value, NAN) for key, value in weights.items()}
+            save_file(weights, folder / name, {"format": "pt"})
+        else:
+            (folder / name).write_text(content)
+    assert_refused(lambda: predict_table(folder, TABLE), sentence, folder)
+
+
+NEW = [
+    ({"words": [5]}, "Row 0 of 'words' is not text but 5 (int)"),
+    ({"words": ["red", ["a"]]}, "Row 1 of 'words' is not text but ['a'] (list)"),
+    ({"words": ["\ud800 red"]}, "holds half of a character"),
+    ({"text": ["red"]}, "There is no column 'words'"),
+    *(({"words": ["red"], name: [1]}, f"has a column {name!r} already") for name in ("probability", "probability dog")),
+]
+
+
+@pytest.mark.parametrize(("columns", "sentence"), NEW, ids=lambda value: repr(value)[:50])
+def test_new_rows_that_cannot_be_predicted(columns, sentence, model):
+    assert_refused(lambda: predict_table(model, pd.DataFrame(columns, dtype=object)), sentence)
+
+
+@pytest.mark.parametrize("out", [".", "", "missing/p.csv", "file/p.csv", "n" * 300, "model"])
+def test_predictions_that_cannot_be_written(out, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "new.jsonl").write_text('{"words": "red dog", "other": "\\ud800"}\n')
+    finished = call("predict", model, "new.jsonl", "--out", out)
+    assert (finished.returncode, finished.stderr.count("\n")) == (2, 1)
+    assert "cannot be used (" in finished.stderr
+    assert call("predict", model, "new.jsonl", "--out", "p.csv").returncode == 0
+    assert r"\ud800" in (tmp_path / "p.csv").read_text()
