@@ -44,7 +44,7 @@ def grade(
         float, typer.Option(callback=sweep_commands.check_minutes, help="Minutes that one notebook may run, above 0.")
     ] = 10.0,
     jobs: Annotated[int, typer.Option(min=1, help="Notebooks that run at a time.")] = 1,
-    memory: Annotated[float, typer.Option(min=1, help="GB of memory that one notebook may use.")] = 4.0,
+    memory: Annotated[float, typer.Option(min=1, max=1_000_000, help="GB of memory that one notebook may use.")] = 4.0,
 ) -> None:
     """Execute each notebook in a process of its own and count the exercises that are right.
 

@@ -87,6 +87,7 @@ BAD_COMMAND_LINES = [
         for limit in ("inf", "-inf", "nan", "0", "-1", "1e300", "ten", "[/b]")
     ),
     *(refuse("'--time-limit'", "grade", "empty", "--time-limit", limit) for limit in ("inf", "nan", "0")),
+    *(refuse("'--memory'", "grade", "empty", "--memory", size) for size in ("inf", "nan", "0", "-1", "1e30")),
     *(
         refuse(sentence, "sweep", "export", "plan.yaml", "--slurm-array", script)
         for script, sentence in (("missing/job.sh", "missing/job.sh"), ("empty", "directory"), (LONG, "too long"))

@@ -62,9 +62,11 @@ def grade(
         whose check is not the course's: read these).
 
     Raises:
-        InputError: no notebooks, or none that checks an exercise.
+        InputError: no notebooks, none that checks an exercise, or `out` is a folder.
     """
     folder, out = Path(folder), Path(out)
+    if out.is_dir():
+        raise InputError(f"{out} is a folder: name a CSV file for the points.")
     paths = sorted(folder.glob("*.ipynb")) if folder.is_dir() else []
     if not paths:
         raise InputError(f"There are no notebooks to grade in {folder}.")

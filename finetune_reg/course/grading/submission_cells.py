@@ -37,7 +37,12 @@ def read_notebook(path: Path) -> nbformat.NotebookNode:
             raise InputError("It is no file.")
         if found.st_size > LARGEST_NOTEBOOK:
             raise InputError(f"It is larger than {LARGEST_NOTEBOOK // 2**20} MB.")
-        return nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
+        notebook = nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
+        for cell in notebook.cells:
+            if not (isinstance(cell.cell_type, str) and isinstance(cell.source, str)):
+                raise InputError("A cell of it has no text.")
+            cell.source.encode()
+        return notebook
     except InputError:
         raise
     except Exception as error:  # nbformat has no common error for what is no notebook
