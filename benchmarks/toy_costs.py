@@ -7,6 +7,7 @@ prints the tables and draws the figures. `tests/results/test_recorded_results.py
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -14,12 +15,13 @@ from results_tables import markdown, relabelled
 
 from finetune_reg.paths import RESULTS, ROOT
 from finetune_reg.results.costs.equal_passes import at_chosen_rates, equal_passes_table
-from finetune_reg.results.costs.figures import passes_figure
+from finetune_reg.results.costs.figures import forgetting_figure, passes_figure, rows_figure
 from finetune_reg.results.costs.forgetting import forgetting_table
 from finetune_reg.results.plotting import save, use_style
-from finetune_reg.results.run_tables import load_results
+from finetune_reg.results.run_tables import load_results, summary_table
 
 TOY = RESULTS / "toy"
+NAMES = {"TopKLayers(n_layers=0)": "head only"}
 
 
 def recorded(*plans: str) -> pd.DataFrame:
@@ -68,6 +70,13 @@ def by_forgetting(plan: str) -> pd.DataFrame:
     return forgetting_table(recorded(plan)).sort_values("forgotten", ignore_index=True)
 
 
+def forgotten() -> str:
+    """What each method makes the encoder forget, how far it moves, and what it scores."""
+    found = by_forgetting("forgetting")
+    head = ["method", "runs", "rise of the loss", "distance", "accuracy"]
+    return markdown(head, [[f"`{row.method}`", *_of_forgetting(row)] for row in found.itertuples()])
+
+
 def forgotten_at_equal_cost() -> str:
     """What the runs at equal cost make the encoder forget, how far it moves, and what they score."""
     found = by_forgetting("equal-budget-pocket")
@@ -80,12 +89,31 @@ def _of_forgetting(row: Any) -> list[str]:
     return [str(row.n), *means]
 
 
-TABLES = [at_equal_cost, forgotten_at_equal_cost]
+def few_rows() -> str:
+    """Scores against training rows; in brackets the runs."""
+    summary = summary_table(recorded("few-shot"))
+    sizes: Sequence[int] = sorted(summary.n_train.unique())
+    cells = {(row.method, row.n_train): f"{with_interval(row, 'mean')} ({row.n})" for row in summary.itertuples()}
+    methods = list(dict.fromkeys(summary.method))
+    rows = [[f"`{method}`", *(cells.get((method, n), "") for n in sizes)] for method in methods]
+    return markdown(["training rows", *(f"{n:,}" for n in sizes)], rows)
+
+
+TABLES = [at_equal_cost, forgotten_at_equal_cost, forgotten, few_rows]
 
 
 def draw() -> None:
     use_style()
-    save(passes_figure(equal_passes()), ROOT / "docs" / "toy_equal_cost.png")
+    few, of_budgets = summary_table(recorded("few-shot")), by_forgetting("equal-budget-pocket")
+    few.loc[few.n < 3, ["low", "high"]] = float("nan")  # the interval of two runs would fill the figure
+    epochs = of_budgets.epochs.map(", {} epochs".format)
+    figures = {
+        "toy_equal_cost": passes_figure(equal_passes()),
+        "toy_few_rows": rows_figure(few.assign(method=few.method.replace(NAMES))),
+        "toy_forgetting": forgetting_figure(of_budgets.assign(method=of_budgets.method + epochs)),
+    }
+    for name, figure in figures.items():
+        save(figure, ROOT / "docs" / f"{name}.png")
 
 
 if __name__ == "__main__":

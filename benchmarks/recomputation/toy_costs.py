@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,8 @@ def check_toy(page: str, folder: Path, comparisons: Comparisons) -> None:
     check: dict[str, Callable[[Row], dict[str, float | str]]] = {
         "At equal cost": EqualCost(of_plan["equal-budget-pocket"], of_plan["equal-budget-selection-pocket"]).row,
         "Forgotten at equal cost": lambda row: forgotten(of_plan["equal-budget-pocket"], row),
+        "What each method forgets": lambda row: forgotten(of_plan["forgetting"], row),
+        "Few rows": lambda row: few_rows(of_plan["few-shot"], row),
     }
     for place, values_of in check.items():
         for row in tables[place]:
@@ -39,6 +42,8 @@ def check_cell(place: str, what: str, written: str, value: float | str | Effect,
     if not isinstance(value, Effect):
         return comparisons.check(place, what, written, value)
     parts = quantities(written)[0].parts if written else {}
+    if count := re.search(r"\((\d+)\)$", written):
+        comparisons.check(place, f"{what}, runs", count[1], value.pairs)
     for part in ("value", "low", "high"):
         comparisons.check(place, f"{what}, {part}", parts.get(part, ""), getattr(value, part))
 
@@ -91,3 +96,9 @@ def forgotten(runs: pd.DataFrame, written: Row) -> dict[str, float | str | Effec
     columns = {"rise of the loss": rise, "distance": found.distance, "accuracy": found.points}
     means: dict[str, float | str | Effect] = {name: effect_of(np.asarray(of)) for name, of in columns.items()}
     return {"method": written["method"], "epochs": written.get("epochs", ""), "runs": len(found), **means}
+
+
+def few_rows(runs: pd.DataFrame, written: Row) -> dict[str, float | str | Effect]:
+    found = runs[runs.method == written["training rows"]]
+    by_size = {f"{n:,}": effect_of(of.points.to_numpy()) for n, of in found.groupby("n_train")}
+    return {name: by_size.get(name, "") for name in written} | {"training rows": written["training rows"]}
