@@ -84,10 +84,11 @@ def plot_scores(table: pd.DataFrame, axes: Axes, palette: Palette | None = None)
     options: dict[str, Any] = {key: {"color": "0.3"} for key in ("medianprops", "whiskerprops", "capprops")}
     options |= {"orientation": "horizontal", "widths": 0.5, "showfliers": False, "patch_artist": True}
     places = [labels.index(label) for label in boxed]
-    drawn = axes.boxplot([scores[label] for label in boxed], positions=places, **options)
-    for label, box in zip(boxed, drawn["boxes"], strict=True):
+    boxes = axes.boxplot([scores[label] for label in boxed], positions=places, **options)["boxes"] if boxed else []
+    for label, box in zip(boxed, boxes, strict=True):
         box.set(facecolor=palette[label], edgecolor="0.3", alpha=0.35)
-    rows = scored.method_label.map(labels.index) + np.random.default_rng(0).uniform(-JITTER, JITTER, len(scored))
+    rows = np.array([labels.index(label) for label in scored.method_label])
+    rows = rows + np.random.default_rng(0).uniform(-JITTER, JITTER, len(scored))
     colours = [palette[label] for label in scored.method_label]
     axes.scatter(scored.score, rows, s=36, c=colours, edgecolors="white", linewidths=0.6, zorder=3)
     axes.axvline(_majority(table), color="0.35", linestyle="--", linewidth=1)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from finetune_reg.results.plotting import score_ranges, show
+from finetune_reg.results.plotting import method_palette, plot_scores, score_ranges, show
 
 
 @pytest.fixture
@@ -81,3 +81,17 @@ def test_score_ranges_name_the_ends_of_every_method_by_task_and_leave_out_runs_w
         "rte: Vanilla() 0.50 to 0.75, Mixout(0.7) 0.62 to 0.62; best constant answer 0.53. "
         "stsb: no score; best constant answer 0.00."
     )
+
+
+@pytest.mark.parametrize("n", [0, 1, 4, 5], ids="{} scores".format)
+def test_every_score_is_a_point_and_five_have_a_box(n):
+    rows = [{"method_label": label, "score": 0.6 + 0.01 * i} for label in ("Vanilla()", "Mixout()") for i in range(n)]
+    rows.append({"method_label": "Mixout()", "score": None})
+    table = pd.DataFrame(rows).assign(task="rte", metric="accuracy", majority_score=0.5)
+    figure, axes = plt.subplots()
+    plot_scores(table, axes, method_palette(["Vanilla()", "Mixout()"]))
+    (points,) = axes.collections
+    assert points.get_offsets()[:, 0].tolist() == table.score.dropna().tolist()
+    assert np.round(points.get_offsets()[:, 1]).tolist() == [0.0] * n + [1.0] * n
+    assert len(axes.patches) == 2 * (n >= 5)
+    plt.close(figure)
