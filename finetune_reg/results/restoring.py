@@ -66,7 +66,7 @@ def record_of(row: Mapping[Hashable, Any]) -> RunRecord:
         values = {name: _restored(row[name], kind) for name, kind in RECORD_TYPES.items() if name in row}
         known = {name: value for name, value in values.items() if value is not None}  # the others have their default
         return checked_record(known | {"settings": settings})
-    except (InputError, ValueError, TypeError) as error:
+    except (InputError, ValueError, TypeError, RecursionError) as error:
         cause = str(error) if isinstance(error, InputError) else f"a value cannot be read ({error})."
         raise InputError(f"The row of the run {row.get('run_id')!r} is no run record: {cause}") from None
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from finetune_reg.errors import InputError
+from finetune_reg.errors import InputError, shortened
 from finetune_reg.experiment.atomic_writing import in_one_step
 from finetune_reg.experiment.records import FINISHED, SCHEMA_VERSION, RunRecord, read_records
 from finetune_reg.experiment.settings import SEEDS, SETTING_DEFAULTS, SETTING_TYPES
@@ -32,10 +33,12 @@ RECIPE = [name for name in SETTING if name != "task"]
 BASELINE = "Vanilla()"
 NEEDED = ["method", "method_hyperparameters", "status", "metric", "subset", "schema_version", "run_id", "method_label"]
 NEEDED += ["score", "history", "transfer", "weights_hash"]
-NESTED = [
-    name for name, kind in {**SETTING_TYPES, **get_type_hints(RunRecord)}.items() if get_origin(kind) in (dict, list)
-]
-NESTED.remove("settings")  # which become columns
+NESTED = {
+    name: get_origin(kind)
+    for name, kind in {**SETTING_TYPES, **get_type_hints(RunRecord)}.items()
+    if get_origin(kind) in (dict, list) and name != "settings"  # which become columns
+}
+SCORES = ["score", "best_score", "majority_score"]
 AGGREGATES = ["method", "tasks", "runs", "mean_passes", "iqm", "iqm_low", "iqm_high"]
 AGGREGATES += ["improvement", "improvement_low", "improvement_high"]
 
@@ -77,6 +80,7 @@ def load_results(path: Path | str) -> pd.DataFrame:
         raise InputError(f"{path} is not a complete Parquet file: {cause}. Collect it again.") from error
     if missing := [name for name in NEEDED if name not in table]:
         raise InputError(f"{path} is not a table of runs, as `collect` writes it: it lacks {', '.join(missing)}.")
+    _check_cells(table, path)
     if set(table.schema_version) - {SCHEMA_VERSION}:
         raise InputError(f"{path} has records of another schema than {SCHEMA_VERSION}: collect it again.")
     for name, value in SETTING_DEFAULTS.items():
@@ -86,6 +90,24 @@ def load_results(path: Path | str) -> pd.DataFrame:
         elif type(None) not in get_args(SETTING_TYPES[name]) and table[name].hasnans:  # or than some of its records
             table[name] = table[name].fillna(default)
     return one_row_per_run(table)
+
+
+def _check_cells(table: pd.DataFrame, path: Path) -> None:
+    """Check that scores are numbers, and that nested values are what `results_table` writes."""
+    for name in (name for name in SCORES if name in table):
+        found = table[name].dropna()
+        if not np.isfinite(pd.to_numeric(found, errors="coerce").astype(float)).all():
+            raise InputError(f"{path} has values of {name} that are no finite numbers: collect it again.")
+    for name, kind in NESTED.items():
+        for text in table[name].dropna().unique() if name in table else ():
+            try:
+                is_right = isinstance(json.loads(text), kind)
+            except (ValueError, TypeError, RecursionError):
+                is_right = False
+            if not is_right:
+                raise InputError(
+                    f"{path} has a {name} {shortened(text)} that is no {kind.__name__} in JSON: collect it again."
+                )
 
 
 def results_table(records: list[RunRecord]) -> pd.DataFrame:

@@ -198,7 +198,18 @@ TABLES: dict[str, tuple[dict[str, Any], str]] = {
     "scores without status": ({"status": "failed"}, "Its status is failed and its score 0.6"),
     "no scores": ({"score": NAN}, "Its status is ok and its score None"),
     "another schema": ({"schema_version": 2}, "another schema than 1"),
-    "history is no JSON": ({"history": "epochs"}, "a value cannot be read"),
+    **{
+        f"history is {text[:10]}": ({"history": text}, "that is no list in JSON")
+        for text in ("epochs", "{}", "null", "3", "[" * 5_000)
+    },
+    **{
+        f"{name} is {text}": ({name: text}, "that is no dict in JSON")
+        for name in ("subset", "transfer", "method_hyperparameters", "environment")
+        for text in ("[", "[]", "null")
+    },
+    "scores are text": ({"score": "x"}, "has values of score that are no finite numbers"),
+    "scores are infinite": ({"score": INF}, "has values of score that are no finite numbers"),
+    "best scores are infinite": ({"best_score": -INF}, "has values of best_score that are no finite numbers"),
     "no run ids": ({"run_id": ...}, "it lacks run_id"),
     "no method": ({"method": ..., "method_label": ...}, "it lacks method, method_label"),
     "one run twice": ({"run_id": "0123456789ab", "score": [0.6, 0.7]}, "different results of the run 0123456789ab"),
