@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import nbformat
 from matplotlib.axes import Axes
@@ -44,19 +45,18 @@ def draw_dependencies(axes: Axes, names: dict[str, str]) -> None:
         for depth, column in columns.items()
         for row, name in enumerate(column)
     }
-    for name, needed in needs.items():
-        for one in needed:
-            axes.annotate(
-                "",
-                xy=place[name],
-                xytext=place[one],
-                arrowprops={"arrowstyle": "-|>", "color": "0.45", "shrinkA": 26, "shrinkB": 30},
-            )
-    box = {"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": PALETTE[0], "linewidth": 1.5}
-    for name, (x, y) in place.items():
-        axes.text(x, y, f"{name}\n{names.get(name, '')}", ha="center", va="center", fontsize=9, bbox=box)
+    style = {"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": PALETTE[0], "linewidth": 1.5}
+    text: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "bbox": style}
+    boxes = {name: axes.text(x, y, f"{name}\n{names.get(name, '')}", **text) for name, (x, y) in place.items()}
     half = max(map(len, columns.values())) / 2
     axes.set(xlim=(-0.5, max(columns) + 0.5), ylim=(-half, half))
+    figure: Any = axes.figure
+    figure.draw_without_rendering()  # arrows end at boxes, which have their sizes once drawn
+    for name, needed in needs.items():
+        for one in needed:
+            ends = {"patchA": boxes[one].get_bbox_patch(), "patchB": boxes[name].get_bbox_patch()}
+            arrow = {"arrowstyle": "-|>", "color": "0.45", "shrinkA": 0, "shrinkB": 3, **ends}
+            axes.annotate("", xy=place[name], xytext=place[one], arrowprops=arrow, zorder=1)
     axes.set_axis_off()
 
 
