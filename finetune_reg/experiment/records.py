@@ -9,19 +9,36 @@ from copy import deepcopy
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from finetune_reg.errors import InputError, shortened, unknown_name
 from finetune_reg.experiment.atomic_writing import write_atomically
-from finetune_reg.experiment.settings import SETTING_DEFAULTS, settings_id
-from finetune_reg.hyperparameters.typed_parameters import check_value
+from finetune_reg.experiment.settings import SETTING_DEFAULTS, SETTING_SHAPES, settings_id
+from finetune_reg.hyperparameters.nested_values import Shape
+from finetune_reg.hyperparameters.ranges import Interval
 from finetune_reg.paths import existing_folder
 
 SCHEMA_VERSION = 1
 Status = Literal["ok", "diverged", "failed", "killed", "timeout"]
 FINISHED: tuple[Status, ...] = ("ok", "diverged")
+Score = Annotated[float, Interval("[-1, 1]")]
+Scores = dict[str, Score | bool]
+Measured = Annotated[float, Interval("[0, 1e39]")]  # what numbers of 32 bits can be
+Real = Annotated[float, Interval("[-1e39, 1e39]")]
+Counted = Annotated[int, Interval("[0, 1e15]")]
 OUTCOME = ("status", "score", "history", "transfer", "weights_hash")
 HASH_OF_NOTHING = "e3b0c44298fc1c14"  # recorded by old versions where no weight of the checkpoint fitted the model
+
+
+SHAPES: dict[str, Any] = {
+    "settings": SETTING_SHAPES,
+    "history": [{"epoch": Counted, "update": Counted, "train_loss": Real, ...: Score | bool}],
+    "subset": {"row_ids": [Counted], "transfer_hashes": dict[str, str], ...: str},
+    "environment": {
+        **dict.fromkeys(("python", "platform", "device", "dtype", "finetune_reg", "torch", "transformers"), str),
+        **{"threads": Counted, "uncommitted_changes": bool, "commit": str | None, ...: str | int | bool | None},
+    },
+}
 
 
 @dataclass
@@ -59,26 +76,26 @@ class RunRecord:
     settings: dict[str, Any]
     status: Status
     metric: str
-    score: float | None = None
-    best_score: float | None = None
+    score: Score | None = None
+    best_score: Score | None = None
     below_majority: bool | None = None
-    majority_score: float | None = None
+    majority_score: Score | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
-    transfer: dict[str, dict[str, Any]] = field(default_factory=dict)
-    logits: list[list[float]] = field(default_factory=list)
-    distance_from_pretrained: float | None = None
-    masked_token_loss_before: float | None = None
-    masked_token_loss_after: float | None = None
+    transfer: dict[str, Scores] = field(default_factory=dict)
+    logits: list[list[Real]] = field(default_factory=list)
+    distance_from_pretrained: Measured | None = None
+    masked_token_loss_before: Measured | None = None
+    masked_token_loss_after: Measured | None = None
     subset: dict[str, Any] = field(default_factory=dict)
     weights_hash: str | None = None
     head: Literal["kept", "drawn"] | None = None
     delivered_weights: Literal["trained", "other"] = "trained"
-    n_parameters: int | None = None
-    n_updates: int | None = None
-    forward_passes: int | None = None
-    backward_passes: int | None = None
-    wall_seconds: float | None = None
-    peak_memory_mb: float | None = None
+    n_parameters: Counted | None = None
+    n_updates: Counted | None = None
+    forward_passes: Counted | None = None
+    backward_passes: Counted | None = None
+    wall_seconds: Measured | None = None
+    peak_memory_mb: Measured | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
     finished_at: str | None = None
@@ -98,19 +115,15 @@ def checked_record(values: Mapping[str, Any]) -> RunRecord:
             not the hash of the settings, a score without a finished run or the reverse, a history without epochs or
             scores, or the hash of no weights.
     """
-    types = _record_types()
+    shapes = record_shapes()
     for name in values:
-        if name not in types:
-            raise unknown_name("field of a run record", name, types)
+        if name not in shapes:
+            raise unknown_name("field of a run record", name, shapes)
     if missing := [name for name in _needed() if name not in values]:
         raise InputError(f"A run record needs {', '.join(missing)}.")
     if (version := values.get("schema_version", SCHEMA_VERSION)) != SCHEMA_VERSION:
         raise InputError(f"It has schema {shortened(version)}: read it with the version that wrote it.")
-    plain = _plain_types()
-    checked = {
-        name: value if type(value) in plain[name] else check_value(name, value, types[name], "A run record")
-        for name, value in values.items()
-    }
+    checked = {name: shapes[name].check(name, value, "A run record") for name, value in values.items()}
     record = RunRecord(**checked)
     for name in record.settings:
         if name not in SETTING_DEFAULTS:
@@ -233,18 +246,10 @@ def outcome_of(record: RunRecord) -> tuple[Any, ...]:
 
 
 @cache
-def _record_types() -> dict[str, Any]:
-    return get_type_hints(RunRecord)
-
-
-@cache
-def _plain_types() -> dict[str, set[type]]:
-    """Return the types in each field that need no further look: thousands of records are to be read quickly."""
-    plain: dict[str, set[type]] = {}
-    for name, declared in _record_types().items():
-        kinds = {get_origin(option) or option for option in get_args(declared) or (declared,)}
-        plain[name] = set() if get_origin(declared) is list else kinds
-    return plain
+def record_shapes() -> dict[str, Shape]:
+    """Return the shape of each field of a record, settings included."""
+    declared = get_type_hints(RunRecord, include_extras=True) | SHAPES
+    return {name: Shape(kind) for name, kind in declared.items()}
 
 
 def _is_number(value: Any) -> bool:

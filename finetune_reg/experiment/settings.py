@@ -154,6 +154,7 @@ def check_device(device: str) -> None:
 
 
 SETTING_TYPES: dict[str, Any] = get_type_hints(RunSettings)
+SETTING_SHAPES: dict[str, Any] = get_type_hints(RunSettings, include_extras=True)
 SETTING_DEFAULTS: dict[str, Any] = {
     setting.name: setting.default if setting.default_factory is MISSING else setting.default_factory()
     for setting in fields(RunSettings)

@@ -29,6 +29,15 @@ class Interval:
         low, high = self.notation[1:-1].split(", ")
         return float(low), float(high)
 
+    @cached_property
+    def inside(self) -> tuple[float, float]:
+        """The least and the largest float in the range."""
+        low, high = self._ends
+        return (
+            low if self.notation[0] == "[" else math.nextafter(low, math.inf),
+            high if self.notation[-1] == "]" else math.nextafter(high, -math.inf),
+        )
+
     def __contains__(self, value: float) -> bool:
         low, high = self._ends
         above = value >= low if self.notation[0] == "[" else value > low
@@ -77,7 +86,7 @@ def check_in_range(name: str, value: Any, declared: Any, where: str) -> Any:
     Raises:
         InputError: it does not.
     """
-    return _checked(name, value, _without_range(declared), _interval(declared), where)
+    return _checked(name, value, without_range(declared), interval_of(declared), where)
 
 
 def _checked(name: str, value: Any, plain: Any, interval: Interval | None, where: str) -> Any:
@@ -101,20 +110,22 @@ def _kinds_and_ranges(declaring: type) -> dict[str, tuple[Any, Interval | None]]
     """Return the type without its range, and the range, of each argument of a dataclass."""
     hints = get_type_hints(declaring, include_extras=True)
     declared = {field.name: hints[field.name] for field in fields(declaring) if field.init}
-    return {name: (_without_range(kind), _interval(kind)) for name, kind in declared.items()}
+    return {name: (without_range(kind), interval_of(kind)) for name, kind in declared.items()}
 
 
-def _interval(declared: Any) -> Interval | None:
+def interval_of(declared: Any) -> Interval | None:
+    """Return the range that a type declares, its options included."""
     if get_origin(declared) is Annotated:
         return next((note for note in declared.__metadata__ if isinstance(note, Interval)), None)
-    return next((found for option in get_args(declared) if (found := _interval(option)) is not None), None)
+    return next((found for option in get_args(declared) if (found := interval_of(option)) is not None), None)
 
 
-def _without_range(declared: Any) -> Any:
+def without_range(declared: Any) -> Any:
+    """Return a type without its range."""
     if get_origin(declared) is Annotated:
         return get_args(declared)[0]
     if any(get_origin(option) is Annotated for option in get_args(declared)):
-        kinds = tuple(_without_range(option) for option in get_args(declared))
+        kinds = tuple(without_range(option) for option in get_args(declared))
         union = kinds[0]
         for kind in kinds[1:]:
             union = union | kind

@@ -221,7 +221,8 @@ def describe_type(expected: Any) -> str:
         return " or ".join(repr(option) for option in arguments)
     if origin is list:
         return f"a list of {describe_type(arguments[0]).removeprefix('a ').removeprefix('an ')}s"
-    names = {float: "a number", int: "an integer", str: "a string", bool: "true or false", dict: "a mapping"}
+    names = {float: "a number", int: "an integer", str: "a string", bool: "true or false"}
+    names |= {dict: "a mapping", list: "a list"}
     return names.get(
         origin or expected, "None" if expected is type(None) else getattr(expected, "__name__", str(expected))
     )

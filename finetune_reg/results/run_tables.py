@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from finetune_reg.errors import InputError, shortened
 from finetune_reg.experiment.atomic_writing import in_one_step
-from finetune_reg.experiment.records import FINISHED, SCHEMA_VERSION, RunRecord, read_records
+from finetune_reg.experiment.records import FINISHED, SCHEMA_VERSION, RunRecord, read_records, record_shapes
 from finetune_reg.experiment.settings import SEEDS, SETTING_DEFAULTS, SETTING_TYPES
 from finetune_reg.paths import existing_folder
 from finetune_reg.results.method_labels import method_label, short_method_label  # noqa: F401 (notebooks)
@@ -33,12 +32,11 @@ RECIPE = [name for name in SETTING if name != "task"]
 BASELINE = "Vanilla()"
 NEEDED = ["method", "method_hyperparameters", "status", "metric", "subset", "schema_version", "run_id", "method_label"]
 NEEDED += ["score", "history", "transfer", "weights_hash"]
-NESTED = {
-    name: get_origin(kind)
+NESTED = [
+    name
     for name, kind in {**SETTING_TYPES, **get_type_hints(RunRecord)}.items()
     if get_origin(kind) in (dict, list) and name != "settings"  # which become columns
-}
-SCORES = ["score", "best_score", "majority_score"]
+]
 AGGREGATES = ["method", "tasks", "runs", "mean_passes", "iqm", "iqm_low", "iqm_high"]
 AGGREGATES += ["improvement", "improvement_low", "improvement_high"]
 
@@ -93,21 +91,20 @@ def load_results(path: Path | str) -> pd.DataFrame:
 
 
 def _check_cells(table: pd.DataFrame, path: Path) -> None:
-    """Check that scores are numbers, and that nested values are what `results_table` writes."""
-    for name in (name for name in SCORES if name in table):
-        found = table[name].dropna()
-        if not np.isfinite(pd.to_numeric(found, errors="coerce").astype(float)).all():
-            raise InputError(f"{path} has values of {name} that are no finite numbers: collect it again.")
-    for name, kind in NESTED.items():
-        for text in table[name].dropna().unique() if name in table else ():
+    """Check that every cell, nested values included, is what a record may hold."""
+    shapes = {**record_shapes()["settings"].named, **record_shapes()}
+    for name in (name for name in shapes if name in table and name != "schema_version"):
+        cells = table[name].dropna()
+        if not cells.map(pd.api.types.is_hashable).all():
+            raise InputError(f"{path} has lists or mappings as {name}, where collect writes text: collect it again.")
+        for value in cells.unique().tolist():
             try:
-                is_right = isinstance(json.loads(text), kind)
+                known = json.loads(value) if name in NESTED else value
             except (ValueError, TypeError, RecursionError):
-                is_right = False
-            if not is_right:
-                raise InputError(
-                    f"{path} has a {name} {shortened(text)} that is no {kind.__name__} in JSON: collect it again."
-                )
+                raise InputError(f"{path} has a {name} {shortened(value)} that is no JSON: collect it again.") from None
+            if type(known) is float and known.is_integer() and shapes[name].holds_integers:  # a column with gaps
+                known = int(known)
+            shapes[name].check(name, known, f"{path} is damaged, collect it again: a run")
 
 
 def results_table(records: list[RunRecord]) -> pd.DataFrame:

@@ -15,12 +15,13 @@ from refusals import assert_refused
 
 from finetune_reg.experiment.records import read_record, read_records, record_path, write_record
 from finetune_reg.experiment.run import run
-from finetune_reg.experiment.settings import RunSettings
+from finetune_reg.experiment.settings import RunSettings, settings_id
 from finetune_reg.results.restoring import restore
 from finetune_reg.results.run_tables import load_results, results_table
 
 NAN, INF = float("nan"), float("inf")
 GOOD = asdict(recorded_run())
+CURVE = {"epoch": 1, "update": 10, "train_loss": 0.5, "accuracy": 0.5}
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n"
 
 
@@ -31,6 +32,12 @@ def changed(**changes: Any) -> bytes:
 
 def with_settings(**changes: Any) -> bytes:
     return changed(settings={k: v for k, v in (GOOD["settings"] | changes).items() if v is not ...})
+
+
+def with_id(**changes: Any) -> bytes:
+    """A record with other settings, under their hash."""
+    settings = GOOD["settings"] | changes
+    return changed(settings=settings, run_id=settings_id(settings))
 
 
 FILES: dict[str, tuple[bytes, str]] = {
@@ -79,14 +86,63 @@ FILES: dict[str, tuple[bytes, str]] = {
     "history is a mapping": (changed(history={"epoch": 1}), "needs history to be a list"),
     "history without a score": (changed(history=[{"epoch": 1}]), "and an epoch in each entry"),
     "history without an epoch": (changed(history=[{"accuracy": 0.5}]), "and an epoch in each entry"),
-    "epoch is a text": (changed(history=[{"epoch": "1", "accuracy": 0.5}]), "and an epoch in each entry"),
+    "epoch is a text": (changed(history=[{"epoch": "1", "accuracy": 0.5}]), "needs history[0].epoch to be an integer"),
     "epoch twice": (changed(history=[{"epoch": 1, "accuracy": 0.5}] * 2), "no epoch twice"),
-    "history of numbers": (changed(history=[0.5, 0.6]), "needs history to be a list"),
+    "history of numbers": (changed(history=[0.5, 0.6]), "needs history[0] to be a mapping"),
     "subset is a list": (changed(subset=[1, 2]), "needs subset to be a mapping"),
     "metric is null": (changed(metric=None), "needs metric to be a string"),
     "updates in words": (changed(n_updates="ten"), "needs n_updates to be an integer"),
     "below majority is a number": (changed(below_majority=1), "needs below_majority to be true or false"),
     "head is lost": (changed(head="lost"), "needs head to be 'kept' or 'drawn'"),
+    "score of 1e308": (changed(score=1e308), "needs score in [-1, 1]"),
+    "score of 1e999": (changed(score=0.1).replace(b'"score": 0.1', b'"score": 1e999'), "needs score in [-1, 1]"),
+    "majority score of 50": (changed(majority_score=50.0), "needs majority_score in [-1, 1]"),
+    "best score is true": (changed(best_score=True), "needs best_score to be a number or None"),
+    "history with text": (changed(history=[CURVE | {"f1": "x"}]), "needs history[0].f1 to be a number"),
+    "history with null": (changed(history=[CURVE | {"train_loss": None}]), "needs history[0].train_loss to be a"),
+    "history with a list": (changed(history=[CURVE, CURVE | {"accuracy": [1]}]), "needs history[1].accuracy to be"),
+    "history with a score of 1e308": (changed(history=[CURVE | {"accuracy": 1e308}]), "needs history[0].accuracy in"),
+    "negative epoch": (changed(history=[CURVE | {"epoch": -1}]), "needs history[0].epoch in [0, 1e15]"),
+    "epoch is true": (changed(history=[CURVE | {"epoch": True}]), "needs history[0].epoch to be an integer"),
+    "transfer of numbers": (changed(transfer={"mnli": 3}), "needs transfer.mnli to be a mapping, not 3 (int)"),
+    "transfer of nulls": (changed(transfer={"mnli": None}), "needs transfer.mnli to be a mapping"),
+    "transfer with text": (changed(transfer={"mnli": {"accuracy": "x"}}), "needs transfer.mnli.accuracy to be"),
+    "transfer with null": (changed(transfer={"mnli": {"accuracy": None}}), "needs transfer.mnli.accuracy to be"),
+    "transfer of 1e308": (changed(transfer={"mnli": {"accuracy": 1e308}}), "needs transfer.mnli.accuracy in [-1, 1]"),
+    "lines in a name": (changed(transfer={"a\nb" * 99: 3}), "needs transfer.a\\nba"),
+    "logits of numbers": (changed(logits=[1.0]), "needs logits[0] to be a list"),
+    "logits with text": (changed(logits=[[1.0, "x"]]), "needs logits[0][1] to be a number"),
+    "logits of 1e308": (changed(logits=[[1e308]]), "needs logits[0][0] in [-1e39, 1e39]"),
+    "content hash is a number": (changed(subset={"content_hash": 5}), "needs subset.content_hash to be a string"),
+    "content hash is a list": (changed(subset={"content_hash": ["a"]}), "needs subset.content_hash to be a string"),
+    "validation hash is null": (changed(subset={"validation_hash": None}), "needs subset.validation_hash to be"),
+    "transfer hashes are a list": (changed(subset={"transfer_hashes": []}), "needs subset.transfer_hashes to be a map"),
+    "transfer hash is a number": (changed(subset={"transfer_hashes": {"mnli": 1}}), "transfer_hashes.mnli to be"),
+    "row ids are a text": (changed(subset={"row_ids": "1, 2"}), "needs subset.row_ids to be a list"),
+    "row ids with text": (changed(subset={"row_ids": [1, "2"]}), "needs subset.row_ids[1] to be an integer"),
+    "negative row id": (changed(subset={"row_ids": [1, -2]}), "needs subset.row_ids[1] in [0, 1e15]"),
+    "Python is a number": (changed(environment={"python": 5}), "needs environment.python to be a string, not 5 (int)"),
+    "torch is null": (changed(environment={"torch": None}), "needs environment.torch to be a string"),
+    "platform is a list": (changed(environment={"platform": ["Linux"]}), "needs environment.platform to be a string"),
+    "SciPy is a mapping": (changed(environment={"scipy": {}}), "needs environment.scipy to be a string"),
+    "threads in words": (changed(environment={"threads": "one"}), "needs environment.threads to be an integer"),
+    "negative threads": (changed(environment={"threads": -1}), "needs environment.threads in [0, 1e15]"),
+    "changes in words": (changed(environment={"uncommitted_changes": "no"}), "uncommitted_changes to be true or false"),
+    "negative passes": (changed(forward_passes=-1), "needs forward_passes in [0, 1e15]"),
+    "passes are true": (changed(backward_passes=True), "needs backward_passes to be an integer"),
+    "passes of 30 digits": (changed(forward_passes=10**30), "needs forward_passes to be at most"),
+    "parameters are a list": (changed(n_parameters=[1]), "needs n_parameters to be an integer"),
+    "negative seconds": (changed(wall_seconds=-1.0), "needs wall_seconds in [0, 1e39]"),
+    "seconds of 1e308": (changed(wall_seconds=1e308), "needs wall_seconds in [0, 1e39]"),
+    "memory is a text": (changed(peak_memory_mb="500"), "needs peak_memory_mb to be a number"),
+    "weights hash is a number": (changed(weights_hash=7), "needs weights_hash to be a string"),
+    "error is a list": (changed(error=["x"]), "needs error to be a string"),
+    "time is a number": (changed(finished_at=20260102), "needs finished_at to be a string"),
+    "rate is a text": (with_id(learning_rate="fast"), "needs settings.learning_rate to be a number"),
+    "task is a list": (with_id(task=["rte"]), "needs settings.task to be a string"),
+    "seed is null": (with_id(seed_init=None), "needs settings.seed_init to be an integer"),
+    "rows are negative": (with_id(n_train=-5), "needs settings.n_train in [1, inf)"),
+    "other tasks are numbers": (with_id(evaluate_on=[1]), "needs settings.evaluate_on[0] to be a string"),
     "hash of no weights": (changed(weights_hash="e3b0c44298fc1c14"), "No weight of its checkpoint fitted its model"),
 }  # fmt: skip
 
@@ -199,17 +255,36 @@ TABLES: dict[str, tuple[dict[str, Any], str]] = {
     "no scores": ({"score": NAN}, "Its status is ok and its score None"),
     "another schema": ({"schema_version": 2}, "another schema than 1"),
     **{
-        f"history is {text[:10]}": ({"history": text}, "that is no list in JSON")
-        for text in ("epochs", "{}", "null", "3", "[" * 5_000)
+        f"history is {text[:10]}": ({"history": text}, sentence)
+        for sentence, texts in {
+            "that is no JSON": ("epochs", "[" * 5_000),
+            "needs history to be a list": ("{}", "null", "3"),
+        }.items()
+        for text in texts
     },
     **{
-        f"{name} is {text}": ({name: text}, "that is no dict in JSON")
+        f"{name} is {text}": ({name: text}, sentence.format(name))
         for name in ("subset", "transfer", "method_hyperparameters", "environment")
-        for text in ("[", "[]", "null")
+        for text, sentence in {
+            "[": "that is no JSON",
+            **dict.fromkeys(("[]", "null"), "needs {} to be a mapping"),
+        }.items()
     },
-    "scores are text": ({"score": "x"}, "has values of score that are no finite numbers"),
-    "scores are infinite": ({"score": INF}, "has values of score that are no finite numbers"),
-    "best scores are infinite": ({"best_score": -INF}, "has values of best_score that are no finite numbers"),
+    "scores are text": ({"score": "x"}, "needs score to be a number"),
+    "scores are infinite": ({"score": INF}, "needs score in [-1, 1]"),
+    "best scores are infinite": ({"best_score": -INF}, "needs best_score in [-1, 1]"),
+    "scores of 1e308": ({"score": 1e308}, "needs score in [-1, 1]"),
+    "scores are lists": ({"score": [[0.5], [0.6]]}, "has lists or mappings as score"),
+    "histories are lists": ({"history": [[1.0], [2.0]]}, "has lists or mappings as history"),
+    "Python is a number": ({"environment": '{"python": 5}'}, "needs environment.python to be a string"),
+    "transfer of numbers": ({"transfer": '{"mnli": 3}'}, "needs transfer.mnli to be a mapping"),
+    "content hash is a number": ({"subset": '{"content_hash": 5}'}, "needs subset.content_hash to be a string"),
+    "passes in words": ({"forward_passes": "ten"}, "needs forward_passes to be an integer"),
+    "half passes": ({"forward_passes": 0.5}, "needs forward_passes to be an integer"),
+    "negative passes": ({"forward_passes": -1}, "needs forward_passes in [0, 1e15]"),
+    "negative seconds": ({"wall_seconds": -1.0}, "needs wall_seconds in [0, 1e39]"),
+    "rates are text": ({"learning_rate": "fast"}, "needs learning_rate to be a number"),
+    "weights hashes are numbers": ({"weights_hash": 7}, "needs weights_hash to be a string"),
     "no run ids": ({"run_id": ...}, "it lacks run_id"),
     "no method": ({"method": ..., "method_label": ...}, "it lacks method, method_label"),
     "one run twice": ({"run_id": "0123456789ab", "score": [0.6, 0.7]}, "different results of the run 0123456789ab"),
@@ -245,5 +320,9 @@ def test_restoring_over_another_result_is_refused(tmp_path):
 
 
 def test_numbers_that_are_not_finite_are_not_written(tmp_path):
-    for record in (recorded_run(score=NAN), recorded_run(majority_score=INF)):
-        assert_refused(lambda record=record: write_record(record, tmp_path), "a number that is not finite", tmp_path)
+    assert_refused(lambda: write_record(recorded_run(score=NAN), tmp_path), "needs score in [-1, 1]", tmp_path)
+    assert_refused(lambda: write_record(recorded_run(majority_score=INF), tmp_path), "needs majority_score", tmp_path)
+    record = recorded_run()
+    record.settings["method_hyperparameters"] = {"dropout": NAN}
+    record.run_id = settings_id(record.settings)
+    assert_refused(lambda: write_record(record, tmp_path), "a number that is not finite", tmp_path)
