@@ -116,7 +116,7 @@ CELLS = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "options", "sentence"), CELLS, ids=lambda value: repr(value)[:40])
+@pytest.mark.parametrize(("changes", "options", "sentence"), CELLS, ids=[row[-1][:60] for row in CELLS])
 def test_cells_that_cannot_be_compared_on(changes, options, sentence, tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_bytes(lines(**changes))
