@@ -15,7 +15,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from finetune_reg.console import console, interrupts_raise, print_error
+from finetune_reg.console import console, interrupts_raise, print_error, rare_collection
 from finetune_reg.course import commands as course_commands
 from finetune_reg.errors import INTERRUPTED, INTERRUPTED_CODE, InputError, TrainingDivergedError, shortened
 from finetune_reg.own_table import commands as own_table_commands
@@ -196,6 +196,7 @@ def soup(
 
 
 @app.command()
+@rare_collection()
 def report(
     folder: Folder,
     checklist: Annotated[bool, typer.Option("--checklist", help="Print what to report, not the results.")] = False,

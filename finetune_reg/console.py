@@ -8,6 +8,7 @@ unless a block leaves something to tidy up: in `interrupts_raise` it is a Keyboa
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -36,6 +37,17 @@ def printable(text: str) -> str:
 
 class _Interrupts:
     pressed = False
+
+
+@contextmanager
+def rare_collection() -> Iterator[None]:
+    """Look for garbage once in a million objects: thousands of records, all in use, are none."""
+    before = gc.get_threshold()
+    gc.set_threshold(1_000_000, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 @contextmanager
