@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -44,6 +45,16 @@ def in_one_step(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+@contextmanager
+def folder_in_one_step(folder: Path) -> Iterator[Path]:
+    """Give a folder to fill, and put it in the place of `folder` at the end, unless there was an error."""
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    yield unfinished
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Whether finished runs were made of the rows and weights that their settings name today."""
+"""The rows that settings name, and whether finished runs were made of these rows, and weights, as they are today."""
 
 from __future__ import annotations
 
@@ -10,12 +10,26 @@ import torch
 
 from finetune_reg.errors import InputError, MissingInputError
 from finetune_reg.experiment.records import FINISHED, RunRecord, record_path
+from finetune_reg.experiment.settings import RunSettings
 from finetune_reg.tasks import get_task, load_task
-from finetune_reg.tasks.loading import ReadSplit, read_labelled_rows, rows_hash
+from finetune_reg.tasks.loading import ReadSplit, TaskData, read_labelled_rows, rows_hash
 from finetune_reg.tasks.task_table import Split
 
 ROWS = ("task", "source", "n_train", "seed_subset", "stratified", "split", "held_out_fold")
 HASHES = {"content_hash": "training rows", "validation_hash": "evaluation rows"}
+
+
+def load_rows(settings: RunSettings) -> TaskData:
+    """Load the training and evaluation rows of a run, see `load_task`."""
+    return load_task(
+        settings.task,
+        settings.source,
+        settings.n_train,
+        settings.seed_subset,
+        stratified=settings.stratified,
+        split=settings.split,
+        held_out_fold=settings.held_out_fold,
+    )
 
 
 def check_inputs(records: Iterable[RunRecord], output_dir: Path | str) -> None:

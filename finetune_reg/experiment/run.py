@@ -15,7 +15,7 @@ from finetune_reg.building_blocks.parameter_groups import backbone, named_backbo
 from finetune_reg.errors import InputError, TrainingDivergedError
 from finetune_reg.experiment.encoders import Encoder, load_encoder, quiet_transformers
 from finetune_reg.experiment.environment import describe_environment, peak_memory_mb
-from finetune_reg.experiment.inputs import check_inputs
+from finetune_reg.experiment.inputs import check_inputs, load_rows
 from finetune_reg.experiment.kept_weights import refuse_lost_weights, write_weights
 from finetune_reg.experiment.pass_counting import PassCounter
 from finetune_reg.experiment.records import FINISHED, RunRecord, read_record, record_path, stored_record, write_record
@@ -30,7 +30,6 @@ from finetune_reg.tasks import (
     evaluation_loader,
     get_task,
     load_split,
-    load_task,
     majority_score,
     training_loader,
 )
@@ -89,15 +88,7 @@ def _fill(record: RunRecord, settings: RunSettings, device: torch.device) -> tor
     """Train and evaluate, fill in the record, and return the model."""
     record.environment = describe_environment(device, settings.precision)
     torch.set_flush_denormal(True)
-    data = load_task(
-        settings.task,
-        settings.source,
-        settings.n_train,
-        settings.seed_subset,
-        stratified=settings.stratified,
-        split=settings.split,
-        held_out_fold=settings.held_out_fold,
-    )
+    data = load_rows(settings)
     record.subset = {
         "row_ids": data.row_ids,
         "content_hash": data.content_hash,

@@ -10,21 +10,23 @@ Wortsman et al., Model soups. ICML 2022, arXiv:2203.05482.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
 from finetune_reg.errors import InputError, unknown_name
+from finetune_reg.experiment.atomic_writing import folder_in_one_step
 from finetune_reg.experiment.encoders import Encoder, load_encoder, quiet_transformers
-from finetune_reg.experiment.inputs import ROWS, check_inputs
+from finetune_reg.experiment.inputs import ROWS, check_inputs, load_rows
 from finetune_reg.experiment.kept_weights import Weights, read_weights, weights_path
 from finetune_reg.experiment.records import RunRecord, read_records
 from finetune_reg.experiment.settings import SETTING_DEFAULTS, RunSettings
-from finetune_reg.tasks import encode, evaluate_predictions, evaluation_loader, load_task
+from finetune_reg.tasks import encode, evaluate_predictions, evaluation_loader
+from finetune_reg.tasks.loading import TaskData
 from finetune_reg.training_loop import predict
 
 SHARED = (*ROWS, "model_name", "pretrained", "max_length")
@@ -105,14 +107,12 @@ class Soup:
         """
         if folder.exists():
             raise InputError(f"{folder} is there already: choose another folder for the soup, or remove it.")
-        unfinished = folder.with_name(f"{folder.name}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        with quiet_transformers():
-            self.encoder.model.save_pretrained(unfinished)
-            self.encoder.tokenizer.save_pretrained(unfinished)
         about = {name: value for name, value in vars(self).items() if name != "encoder"}
-        (unfinished / "soup.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
-        unfinished.rename(folder)
+        with folder_in_one_step(folder) as unfinished:
+            with quiet_transformers():
+                self.encoder.model.save_pretrained(unfinished)
+                self.encoder.tokenizer.save_pretrained(unfinished)
+            (unfinished / "soup.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
 def make_soup(folder: Path | str, kind: str = "greedy", only: Mapping[str, Any] | None = None) -> Soup:
@@ -143,9 +143,8 @@ def make_soup(folder: Path | str, kind: str = "greedy", only: Mapping[str, Any] 
         mean, inside = greedy_soup(read, scores, scorer.score)
     else:
         mean, inside = uniform_soup(read), list(range(len(read)))
-    tests = settings.held_out_fold is not None
-    best_test_score = scorer.test_score(read[scores.index(max(scores))]()) if tests else None
-    test_score = scorer.test_score(mean) if tests else None
+    best_test_score = scorer.test_score(read[scores.index(max(scores))]())
+    test_score = scorer.test_score(mean)
     return Soup(
         kind=kind,
         metric=scorer.metric,
@@ -162,37 +161,31 @@ class _Scorer:
     """Scores weights in one model, which has them afterwards."""
 
     def __init__(self, settings: RunSettings) -> None:
-        self._settings = settings
-        task = self._data(settings).task
-        self.metric = task.metrics[0]
-        self.encoder = load_encoder(settings.model_name, task, settings.seed_init, settings.pretrained)
+        data = load_rows(settings)
+        self._task, self._max_length = data.task, settings.max_length
+        self.metric = data.task.metrics[0]
+        self.encoder = load_encoder(settings.model_name, data.task, settings.seed_init, settings.pretrained)
+        self._evaluated = self._batches(data)
+        is_held_out = settings.held_out_fold is not None
+        self._tested = self._batches(load_rows(replace(settings, held_out_fold=None))) if is_held_out else None
 
     def score(self, weights: Weights) -> float:
         """Return the score on the rows that the runs were evaluated on."""
-        return self._score(weights, self._settings)
+        return self._score(weights, self._evaluated)
 
-    def test_score(self, weights: Weights) -> float:
-        """Return the score on the evaluation split."""
-        return self._score(weights, replace(self._settings, held_out_fold=None))
+    def test_score(self, weights: Weights) -> float | None:
+        """Return the score on the evaluation split; None if the runs held no rows out, which were evaluated on it."""
+        return None if self._tested is None else self._score(weights, self._tested)
 
-    def _score(self, weights: Weights, settings: RunSettings) -> float:
-        data, (model, tokenizer) = self._data(settings), (self.encoder.model, self.encoder.tokenizer)
-        model.load_state_dict(weights)
-        rows = encode(data.task, data.validation, tokenizer, settings.max_length, self.encoder.n_positions)
-        predictions = predict(model, evaluation_loader(rows, tokenizer))
-        return float(evaluate_predictions(data.task, predictions.logits, predictions.labels)[self.metric])
+    def _score(self, weights: Weights, batches: DataLoader) -> float:
+        self.encoder.model.load_state_dict(weights)
+        predictions = predict(self.encoder.model, batches)
+        return float(evaluate_predictions(self._task, predictions.logits, predictions.labels)[self.metric])
 
-    @staticmethod
-    def _data(settings: RunSettings) -> Any:
-        return load_task(
-            settings.task,
-            settings.source,
-            settings.n_train,
-            settings.seed_subset,
-            stratified=settings.stratified,
-            split=settings.split,
-            held_out_fold=settings.held_out_fold,
-        )
+    def _batches(self, data: TaskData) -> DataLoader:
+        tokenizer = self.encoder.tokenizer
+        rows = encode(data.task, data.validation, tokenizer, self._max_length, self.encoder.n_positions)
+        return evaluation_loader(rows, tokenizer)
 
 
 def _with_weights(folder: Path, only: Mapping[str, Any]) -> list[RunRecord]:

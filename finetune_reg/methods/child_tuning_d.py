@@ -122,10 +122,11 @@ class ChildTuningD(FineTuningMethod):
         released = self.fisher == "clipped_batches"
         with in_mode(model, training=released), extra_pass(), random_state_kept(device_of(model)):
             torch.manual_seed(context.seed)
-            shuffled = torch.randperm(len(context.train_dataset), generator=torch.Generator().manual_seed(context.seed))
-            batches = context.batches(
-                device_of(model), shuffled.tolist() if released else None, batch_size=None if released else 1
-            )
+            batches = context.batches(device_of(model), batch_size=1)
+            if released:
+                generator = torch.Generator().manual_seed(context.seed)
+                shuffled = torch.randperm(len(context.train_dataset), generator=generator)
+                batches = context.batches(device_of(model), shuffled.tolist())
             fisher = fisher_information(model, batches, measured, clip_each_tensor=1.0 if released else None)
         self._masks = child_masks(fisher, self.keep_fraction)
         if all(mask.all() for mask in self._masks.values()):

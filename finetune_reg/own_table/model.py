@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +13,7 @@ import torch
 from scipy import special
 
 from finetune_reg.errors import InputError, unknown_name
+from finetune_reg.experiment.atomic_writing import folder_in_one_step
 from finetune_reg.experiment.encoders import load_encoder, quiet_transformers
 from finetune_reg.hyperparameters.ranges import Interval, check_in_range
 from finetune_reg.method import TrainingContext
@@ -60,16 +60,13 @@ def write_model(comparison: Comparison) -> Path:
     candidate = comparison.best.candidate
     with torch.random.fork_rng(devices=[]):
         train(encoder.model, build_method(candidate.method, **candidate.hyperparameters), loader, context)
-    unfinished = folder.with_name("model.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
     encoder.tokenizer.model_max_length = prepared.max_length
-    with quiet_transformers():
-        encoder.model.save_pretrained(unfinished)
-        encoder.tokenizer.save_pretrained(unfinished)
-    (unfinished / "README.md").write_text(_card(comparison, about), encoding="utf-8")
-    (unfinished / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+    with folder_in_one_step(folder) as unfinished:
+        with quiet_transformers():
+            encoder.model.save_pretrained(unfinished)
+            encoder.tokenizer.save_pretrained(unfinished)
+        (unfinished / "README.md").write_text(_card(comparison, about), encoding="utf-8")
+        (unfinished / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
     return folder
 
 

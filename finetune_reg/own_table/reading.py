@@ -39,7 +39,7 @@ def read_table(source: Path | str | pd.DataFrame, encoding: str | None = None) -
             raise InputError(f"The data frame has a column {unnamed[0]!r} whose name is no text: rename it.")
         frame, where = source.reset_index(drop=True).astype(object), "The data frame"
         frame = frame.where(frame.notna(), None)
-    elif not isinstance(source, str | Path) or not isinstance(source, str | Path):
+    elif not isinstance(source, str | Path):
         raise InputError(f"A {type(source).__name__} is no table: give {FORMATS}, or a data frame.")
     else:
         path = Path(os.path.expanduser(source))
